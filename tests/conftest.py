@@ -1,0 +1,60 @@
+"""What the tests share: small data, and the commands run as a user runs them."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.config import Config
+from model.data import Dataset, DeviceData, to_device
+
+REPO = Path(__file__).parent.parent
+REAL_DATA = Path(os.environ.get("RESNET9_DATA", REPO.parent / "shared" / "data"))
+
+
+@pytest.fixture
+def tiny() -> Config:
+    """A config that trains an epoch of `tiny_data` in milliseconds."""
+    return Config(width=2, epochs=3, batch_size=16, cutout_px=8)
+
+
+@pytest.fixture
+def tiny_data() -> DeviceData:
+    """64 training and 20 test images of noise in 4 classes, on the CPU."""
+    rng = np.random.default_rng(0)
+    dataset = Dataset(
+        name="noise",
+        train_images=rng.integers(256, size=(64, 32, 32, 3), dtype=np.uint8),
+        train_labels=np.arange(64) % 4,
+        eval_images=rng.integers(256, size=(20, 32, 32, 3), dtype=np.uint8),
+        eval_labels=np.arange(20) % 4,
+        eval_split="test",
+        mean=(127.5, 127.5, 127.5),
+        std=(73.9, 73.9, 73.9),
+        classes=("a", "b", "c", "d"),
+        fingerprint="0" * 12,
+        note="",
+    )
+    return to_device(dataset, torch.device("cpu"))
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run `python -m MODULE ARGS` in an empty folder, as a user would."""
+
+    def run(module: str, *args: object, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", module, *map(str, args)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env={**os.environ, "PYTHONPATH": str(REPO), "XDG_CACHE_HOME": str(tmp_path / "cache")},
+        )
+
+    return run

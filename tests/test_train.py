@@ -1,0 +1,171 @@
+import io
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import REAL_DATA
+
+from model.config import Config, InputError, load_config
+from model.data import DeviceData, load, to_device
+from model.evaluate import evaluate
+from model.train import init_state, train
+
+
+def without_time(metrics: object) -> tuple:
+    values = dict(vars(metrics))
+    values.pop("train_s")
+    return tuple(values.values())
+
+
+def test_same_seed_same_metrics_and_another_seed_others(tiny: Config, tiny_data: DeviceData) -> None:
+    first, again, other = (
+        [without_time(metrics) for metrics in train(tiny, tiny_data, seed=seed)] for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first != other
+    assert [metrics[0] for metrics in first] == [1, 2, 3]
+
+
+def test_the_callers_random_state_is_left_alone(tiny: Config, tiny_data: DeviceData) -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    list(train(tiny, tiny_data))
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("stop_after", [1, 2])
+def test_saved_and_continued_is_bit_identical(tiny: Config, tiny_data: DeviceData, stop_after: int) -> None:
+    whole = [without_time(metrics) for metrics in train(tiny, tiny_data, seed=3)]
+    state = init_state(tiny, tiny_data, seed=3)
+    epochs = train(tiny, tiny_data, seed=3, state=state)
+    for _ in range(stop_after):
+        next(epochs)
+    file = io.BytesIO()
+    torch.save(state.state_dict(), file)
+    file.seek(0)
+    resumed = init_state(tiny, tiny_data, seed=99)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    rest = [without_time(metrics) for metrics in train(tiny, tiny_data, seed=3, state=resumed)]
+    assert rest == whole[stop_after:]
+
+
+def test_every_image_is_seen_once_per_epoch_and_an_incomplete_batch_is_dropped(
+    tiny: Config, tiny_data: DeviceData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """64 images in batches of 24: two whole batches of distinct images, other ones in the next epoch."""
+    seen: list[torch.Tensor] = []
+    marked = replace(tiny_data, train_images=torch.arange(64).view(64, 1, 1, 1).expand(64, 32, 32, 3).to(torch.uint8))
+    monkeypatch.setattr("model.train.augment", _spy(seen))
+    list(train(replace(tiny, batch_size=24, epochs=2), marked))
+    steps = [batch for batch in seen if len(batch.unique()) == 24 and batch.max() < 64][-4:]
+    first, second = torch.cat(steps[:2]), torch.cat(steps[2:])
+    assert len(first) == len(first.unique()) == 48
+    assert not torch.equal(first, second)
+
+
+def _spy(seen: list[torch.Tensor]) -> Callable:
+    from model.augment import augment
+
+    def spied(images: torch.Tensor, *rest: object) -> torch.Tensor:
+        seen.append(images[:, 0, 0, 0].long())
+        return augment(images, *rest)
+
+    return spied
+
+
+def test_training_learns_and_the_clock_grows(tiny_data: DeviceData) -> None:
+    config = Config(width=8, epochs=30, batch_size=16, cutout_px=0, crop_pad_px=0, flip=False, peak_lr=0.05)
+    metrics = list(train(config, tiny_data))
+    assert metrics[-1].train_loss < 0.7 * metrics[0].train_loss
+    times = [epoch.train_s for epoch in metrics]
+    assert times == sorted(times) and times[0] > 0
+
+
+def test_last_step_of_the_run_has_learning_rate_zero(tiny: Config, tiny_data: DeviceData) -> None:
+    *_, last = train(tiny, tiny_data)
+    assert last.lr == 0.0
+
+
+def test_a_diverged_run_ends_at_once(tiny: Config, tiny_data: DeviceData) -> None:
+    metrics = list(train(replace(tiny, peak_lr=1e6, lr_scale=1e6, epochs=20), tiny_data))
+    assert metrics[-1].diverged
+    assert len(metrics) < 20
+    assert not any(epoch.diverged for epoch in metrics[:-1])
+
+
+def test_fewer_images_than_a_batch_is_refused(tiny: Config, tiny_data: DeviceData) -> None:
+    with pytest.raises(InputError, match="batch_size = 65 is more than the 64 training images"):
+        next(train(replace(tiny, batch_size=65), tiny_data))
+
+
+def test_evaluate_counts_right_answers(tiny: Config, tiny_data: DeviceData) -> None:
+    """A net that always answers class 2 with probability 0.7, the three others 0.1 each."""
+    logits = torch.log(torch.tensor([0.1, 0.1, 0.7, 0.1]))
+    net = torch.nn.Sequential()
+    net.forward = lambda images: logits.expand(len(images), 4)  # type: ignore[method-assign]
+    acc, loss = evaluate(net, tiny, tiny_data)
+    assert acc == 5 / 20
+    assert loss == pytest.approx(-(5 * logits[2] + 15 * logits[0]).item() / 20, rel=1e-6)
+
+
+def test_bf16_trains_close_to_fp32(tiny: Config, tiny_data: DeviceData) -> None:
+    full, half = (list(train(replace(tiny, precision=name), tiny_data))[-1] for name in ("fp32", "bf16"))
+    assert half.train_loss == pytest.approx(full.train_loss, rel=0.1)
+    assert half.train_loss != full.train_loss
+
+
+def test_command_writes_config_and_metrics_that_can_be_run_again(command: Callable, tmp_path: Path) -> None:
+    args = ("--data", "digits", "--set", "width=2", "epochs=2", "--set", "batch_size=64", "--seed", 5, "--threads", 1)
+    first = command("model.train", *args, "--out", "first")
+    assert first.returncode == 0, first.stderr
+    lines = [json.loads(line) for line in (tmp_path / "first" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert f"{100 * lines[1]['acc']:.2f}%" in first.stdout
+    assert load_config(tmp_path / "first" / "config.json").width == 2
+    second = command(
+        "model.train",
+        "--config",
+        "first/config.json",
+        "--data",
+        "digits",
+        "--seed",
+        5,
+        "--threads",
+        1,
+        "--out",
+        "again",
+    )
+    assert second.returncode == 0, second.stderr
+    again = [json.loads(line) for line in (tmp_path / "again" / "metrics.jsonl").read_text().splitlines()]
+    for line, other in zip(lines, again, strict=True):
+        assert {**line, "train_s": 0} == {**other, "train_s": 0}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (REAL_DATA / "cifar10").exists(), reason=f"no real CIFAR-10 at {REAL_DATA}/cifar10")
+def test_s0_on_5000_real_images_beats_45_percent_in_4_epochs() -> None:
+    from model.data import take
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    data = to_device(take(load(str(REAL_DATA / "cifar10")), 5000), torch.device("cpu"))
+    *_, last = train(Config(width=16, epochs=4, batch_size=128, peak_lr=0.2), data)
+    assert last.acc > 0.45
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_gpu_the_run_follows_the_cpu_run(tiny: Config, tiny_data: DeviceData) -> None:
+    on_cpu = list(train(tiny, tiny_data))
+    on_gpu = list(train(tiny, replace(tiny_data, **_on_gpu(tiny_data))))
+    assert on_gpu[0].train_loss == pytest.approx(on_cpu[0].train_loss, rel=0.05)
+
+
+def _on_gpu(data: DeviceData) -> dict:
+    device = torch.device("cuda")
+    moved = {name: value.to(device) for name, value in vars(data).items() if isinstance(value, torch.Tensor)}
+    return {**moved, "device": device}

@@ -1,0 +1,1 @@
+"""Search, export, confirm. The only package that imports ray and optuna."""

@@ -1,0 +1,203 @@
+"""What `tune.search` is asked to do: its options, checked, with defaults that suit the machine and the data."""
+
+import math
+import os
+from dataclasses import dataclass, fields, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import ray
+import torch
+import tyro
+from rich.console import Console
+
+import search_spaces
+from model.config import Config, InputError, load_config, with_assignments
+from model.data import Dataset, hold_out, load, take
+from model.train import check_batch
+from search_spaces.space import Choice, SearchSpace
+from tune.run import Manifest, Run, create, here
+
+CPU_WIDTH, CPU_EPOCHS = 16, 8
+MIN_STEPS = 16  # per epoch
+
+
+@dataclass(frozen=True)
+class Options:
+    """Search a space. Options that are not given come from the space, then from the machine and the data."""
+
+    space: str | None = None
+    """name of a search space, or path of a file that defines one"""
+    data: str | None = None
+    """auto, digits, cifar10 (downloads into data/), or the path of a data folder (default: auto)"""
+    trials: int | None = None
+    """trials in all; may grow with --resume (default: 24)"""
+    epochs: int | None = None
+    """length of a full trial"""
+    width: int | None = None
+    """width of the net; 64 is the published one"""
+    train_examples: int | None = None
+    """use only so many of the training images; a tenth of them is held out"""
+    gpus_per_trial: float | None = None
+    """share of a GPU, or number of GPUs, of one trial (default: 1 with a GPU, else 0)"""
+    cpus_per_trial: float | None = None
+    """CPU cores of one trial (default: the cores shared out over the GPUs; 1 without a GPU)"""
+    sampler: Literal["tpe", "qmc", "random", "gp"] | None = None
+    """who proposes configs (default: tpe)"""
+    scheduler: Literal["asha", "none"] | None = None
+    """asha stops weak trials early, none runs all to the end (default: asha)"""
+    grace_epochs: int | None = None
+    """first epoch at which asha may stop a trial (default: the base's warm-up plus one epoch)"""
+    reduction_factor: int | None = None
+    """asha keeps the best one in so many (default: 3)"""
+    seed: int | None = None
+    """fixes the proposals and each trial's seed (default: 0)"""
+    name: str | None = None
+    """name of the run's folder (default: the space and the time)"""
+    runs_dir: Path = Path("runs")
+    """where run folders are made"""
+    base: Path | None = None
+    """start from this exported config instead of the space's base"""
+    set: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="FIELD=VALUE")] = ()
+    """change fields of the base config"""
+    resume: Path | None = None
+    """continue this run folder"""
+    time_budget_s: float | None = None
+    """end the search after so many seconds; it can be resumed"""
+    address: str | None = None
+    """join the Ray cluster at this address instead of using this machine alone"""
+
+
+RESUMABLE = {"space", "data", "trials", "resume", "time_budget_s", "address", "runs_dir"}
+
+
+def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
+    """Check everything that was asked, then make the run folder."""
+    if options.space is None:
+        raise InputError(f"--space NAME is missing: choose one of {', '.join(search_spaces.names())}, or give a path")
+    space = search_spaces.load(options.space)
+    for name, value, least in [
+        ("trials", options.trials, 1),
+        ("epochs", options.epochs, 1),
+        ("width", options.width, 1),
+        ("train-examples", options.train_examples, 1),
+        ("grace-epochs", options.grace_epochs, 1),
+        ("reduction-factor", options.reduction_factor, 2),
+        ("seed", options.seed, 0),
+    ]:
+        if value is not None and value < least:
+            raise InputError(f"--{name} {value}: it must be {least} or more")
+    dataset = load(options.data or "auto")
+    if options.train_examples is not None:
+        dataset = take(dataset, options.train_examples)
+    dataset = hold_out(dataset)
+
+    given = [text for texts in options.set for text in texts]
+    given += [f"{name}={value}" for name in ("epochs", "width") if (value := getattr(options, name)) is not None]
+    if options.base:
+        base = with_assignments(load_config(options.base), given)
+    else:
+        base = fitted(with_assignments(space.base, given), dataset, {text.partition("=")[0] for text in given}, console)
+    space = space.with_base(base)
+    check_batch(replace(base, batch_size=int(highest(space, "batch_size"))), len(dataset.train_labels))
+
+    cpus, gpus, threads = _resources(options)
+    grace = options.grace_epochs or min(math.ceil(base.warmup_frac * base.epochs) + 1, base.epochs)
+    if grace > base.epochs:
+        raise InputError(f"--grace-epochs {grace}: it must be at most the {base.epochs} epochs of a trial (--epochs)")
+    stem = Path(options.space).stem
+    manifest = Manifest(
+        space_name=stem,
+        space=space.to_dict(),
+        data=_source(options.data or "auto", dataset),
+        dataset=dataset.name,
+        fingerprint=dataset.fingerprint,
+        train_examples=options.train_examples,
+        counts={"train": len(dataset.train_labels), "val": len(dataset.eval_labels)},
+        trials=options.trials or 24,
+        seed=options.seed or 0,
+        sampler=options.sampler or "tpe",
+        scheduler=options.scheduler or "asha",
+        grace_epochs=grace,
+        reduction_factor=options.reduction_factor or 3,
+        cpus_per_trial=cpus,
+        gpus_per_trial=gpus,
+        threads=threads,
+        **here(),
+    )
+    name = options.name if options.name is not None else f"{stem}-{datetime.now():%Y%m%d-%H%M%S}"
+    return create(options.runs_dir, name, manifest), dataset
+
+
+def fitted(base: Config, dataset: Dataset, given: set[str], console: Console) -> Config:
+    """The space's base made to fit this machine and these data, but for the `given` fields; says what it changes."""
+    changes: dict[str, Any] = {}
+    if torch.cuda.is_available():
+        changes["precision"] = "bf16"
+    else:
+        changes["width"] = min(base.width, CPU_WIDTH)
+        changes["epochs"] = min(base.epochs, CPU_EPOCHS)
+    batch = base.batch_size
+    while batch > 1 and len(dataset.train_labels) // batch < MIN_STEPS:
+        batch //= 2
+    changes["batch_size"] = batch
+    changes = {name: value for name, value in changes.items() if name not in given and value != getattr(base, name)}
+    for name, value in changes.items():
+        console.print(f"fitted to this machine and data: {name} = {value} (the space has {getattr(base, name)})")
+    return replace(base, **changes)
+
+
+def highest(space: SearchSpace, name: str) -> float:
+    """The largest value of a numeric knob in the space: the end of its domain, or the base's where it is fixed."""
+    if name not in space.domains:
+        return getattr(space.base, name)
+    domain = space.domains[name]
+    return max(domain.choices) if isinstance(domain, Choice) else domain.high
+
+
+def _source(data: str, dataset: Dataset) -> str:
+    """The data source such that it means the same from any folder."""
+    if data == "auto":
+        data = dataset.name if dataset.name == "digits" else "data"
+    return data if data in ("digits", "cifar10") else str(Path(data).absolute())
+
+
+def _resources(options: Options) -> tuple[float, float, int]:
+    """CPUs and GPUs of a trial, and its CPU threads; checked against this machine unless a cluster is joined."""
+    gpus_here, cpus_here = torch.cuda.device_count(), os.cpu_count() or 1
+    if ray.is_initialized():
+        cluster = ray.cluster_resources()
+        gpus_here, cpus_here = int(cluster.get("GPU", 0)), int(cluster.get("CPU", 1))
+    gpus = options.gpus_per_trial if options.gpus_per_trial is not None else float(gpus_here > 0)
+    slots_by_gpu = max(1, int(gpus_here / gpus)) if gpus else cpus_here
+    cpus = options.cpus_per_trial if options.cpus_per_trial is not None else max(1.0, float(cpus_here // slots_by_gpu))
+    if not (gpus >= 0 and math.isfinite(gpus)) or (gpus > 1 and gpus != int(gpus)):
+        raise InputError(f"--gpus-per-trial {gpus}: it must be 0, a share of one GPU up to 1, or a whole number")
+    if not (cpus > 0 and math.isfinite(cpus)):
+        raise InputError(f"--cpus-per-trial {cpus}: it must be above 0")
+    if options.address is None:
+        for name, asked, there in [("gpus", gpus, gpus_here), ("cpus", cpus, cpus_here)]:
+            if asked > there:
+                raise InputError(f"--{name}-per-trial {asked:g}: this machine has {there}; lower it, or join a cluster")
+    return cpus, gpus, max(1, int(cpus))
+
+
+def resumed_run(options: Options) -> tuple[Run, Dataset]:
+    """Open the run to continue and check that what was given beside it agrees."""
+    assert options.resume is not None
+    if not options.resume.exists():
+        raise InputError(f"--resume {options.resume}: there is no such folder; give the path of a run folder")
+    run = Run(options.resume)
+    for option in fields(options):
+        if option.name not in RESUMABLE and getattr(options, option.name) != option.default:
+            raise InputError(
+                f"--{option.name.replace('_', '-')} can't change on --resume: run {run.name} keeps what its run.json "
+                f"says; start a new run for other settings"
+            )
+    if options.space is not None and dict(search_spaces.load(options.space).domains) != dict(run.space.domains):
+        raise InputError(
+            f"--space {options.space} is not the space of run {run.name} ({run.manifest.space_name}, domains "
+            f"{', '.join(run.space.domains)}): leave --space out, or start a new run"
+        )
+    return run, run.search_dataset(options.data)

@@ -1,0 +1,251 @@
+"""The run folder: everything one search knows, on disk, so that nothing finished is ever lost.
+
+    run.json        what was asked: space, options, seed, data, versions, hardware
+    journal.log     the Optuna study: params, state and values of every trial
+    trials/NUMBER/  config.json, metrics.jsonl (a line per epoch), TensorBoard events, checkpoint.pt (latest only)
+    confirm/        what tune.confirm found
+    best/           exported configs
+
+The folder is the truth: a resumed search rebuilds all it needs from it. It may be moved; no path in it matters.
+"""
+
+import fcntl
+import json
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from optuna.samplers import RandomSampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from model.config import Config, InputError
+from model.data import Dataset, hold_out, load, take
+from search_spaces.space import SearchSpace
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+MANIFEST_VERSION = 1
+PACKAGES = ("ray", "torch", "torchvision", "optuna", "tensorboard")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """run.json: what was asked for. Everything but `trials` stays as it is for the life of the run."""
+
+    space_name: str
+    space: dict[str, Any]
+    """base config and domains, from `SearchSpace.to_dict`"""
+    data: str
+    """the data source as given, paths absolute"""
+    dataset: str
+    fingerprint: str
+    train_examples: int | None
+    """images used of the training set, the held-out tenth included; None is all"""
+    counts: dict[str, int]
+    """images trained on and held out"""
+    trials: int
+    seed: int
+    sampler: str
+    scheduler: str
+    grace_epochs: int
+    reduction_factor: int
+    cpus_per_trial: float
+    gpus_per_trial: float
+    threads: int
+    created: str
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    git_commit: str | None
+    version: int = MANIFEST_VERSION
+
+
+class Run:
+    """An existing run folder.
+
+    Raises:
+        InputError: the folder is no run, or its manifest is damaged or of another version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        file = self.path / "run.json"
+        if not file.is_file():
+            raise InputError(f"{path} is not a run folder: it has no run.json; name a folder that tune.search made")
+        try:
+            content = json.loads(file.read_text())
+            if content["version"] != MANIFEST_VERSION:
+                raise InputError(f"{file} has version {content['version']}: this program reads {MANIFEST_VERSION}")
+            self.manifest = Manifest(**content)
+            self.space = SearchSpace.from_dict(self.manifest.space)
+        except InputError:
+            raise
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{file} is damaged ({error}): restore it from a copy, or start a new run") from error
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def trial_dir(self, number: int) -> Path:
+        return self.path / "trials" / str(number)
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        _write_manifest(self.path, manifest)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder as its only writer.
+
+        Raises:
+            InputError: somebody else holds it.
+        """
+        with (self.path / "lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it when this process dies
+            except OSError:
+                file.seek(0)
+                owner = file.read().strip() or "another process"
+                raise InputError(f"{self.path} is in use by {owner}: wait for it or stop it") from None
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}")
+            file.flush()
+            yield
+
+    def study(self) -> optuna.Study:
+        """The Optuna study in journal.log.
+
+        Raises:
+            InputError: the journal holds no study.
+        """
+        storage = JournalStorage(JournalFileBackend(str(self.path / "journal.log")))
+        try:
+            # the study is a record here; proposals are made elsewhere, so its own sampler is the cheapest
+            return optuna.load_study(study_name="search", storage=storage, sampler=RandomSampler())
+        except (KeyError, ValueError) as error:
+            raise InputError(f"{self.path / 'journal.log'} holds no study ({error}): start a new run") from error
+
+    def metrics(self, number: int) -> list[dict[str, Any]]:
+        """The epochs recorded for a trial, in order; a number that was not finite reads None."""
+        file = self.trial_dir(number) / "metrics.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def append_metrics(self, number: int, epochs: list[dict[str, Any]]) -> None:
+        with (self.trial_dir(number) / "metrics.jsonl").open("a") as file:
+            for metrics in epochs:
+                finite = {
+                    key: None if isinstance(value, float) and not math.isfinite(value) else value
+                    for key, value in metrics.items()
+                }
+                file.write(json.dumps(finite, allow_nan=False) + "\n")
+
+    def ranking(self) -> list[FrozenTrial]:
+        """Trials that ran to the end, best first; the earlier trial first where they tie."""
+        done = self.study().get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return sorted(done, key=lambda trial: (-(trial.value or 0.0), trial.number))
+
+    def config(self, trial: FrozenTrial) -> Config:
+        return self.space.config(trial.params)
+
+    def dataset(self, source: str | None = None) -> Dataset:
+        """The run's training images (all of them) and the test set, from `source` or from where the search had them.
+
+        Raises:
+            InputError: it can't be read, or it is other data than the run's.
+        """
+        dataset = load(source or self.manifest.data)
+        if dataset.fingerprint != self.manifest.fingerprint:
+            raise InputError(
+                f"--data {source or self.manifest.data} is other data (fingerprint {dataset.fingerprint}) than run "
+                f"{self.name} was made with ({self.manifest.dataset}, {self.manifest.fingerprint}): give --data PATH"
+            )
+        return take(dataset, self.manifest.train_examples) if self.manifest.train_examples else dataset
+
+    def search_dataset(self, source: str | None = None) -> Dataset:
+        """The search's split of it: a tenth of the training images held out as val, no test images."""
+        return hold_out(self.dataset(source))
+
+
+def create(runs_dir: Path, name: str, manifest: Manifest) -> Run:
+    """Make the run folder.
+
+    Raises:
+        InputError: the name has path parts or is taken, or the folder can't be written.
+    """
+    if name in ("", ".", "..") or name != Path(name).name:
+        raise InputError(f"--name {name!r}: it must be a single folder name without path parts (see also --runs-dir)")
+    path = runs_dir / name
+    try:
+        path.mkdir(parents=True)
+        (path / "trials").mkdir()
+        storage = JournalStorage(JournalFileBackend(str(path / "journal.log")))
+        optuna.create_study(study_name="search", storage=storage, direction="maximize")
+        _write_manifest(path, manifest)  # last: a folder with a manifest is a whole run
+    except FileExistsError:
+        raise InputError(f"{path} exists already: choose another --name, or --resume {path}") from None
+    except OSError as error:
+        raise InputError(f"--runs-dir {runs_dir} can't be written: {error.strerror}") from error
+    return Run(path)
+
+
+def _write_manifest(path: Path, manifest: Manifest) -> None:
+    temporary = path / "run.json.tmp"
+    temporary.write_text(json.dumps(vars(manifest), indent=2) + "\n")
+    temporary.replace(path / "run.json")
+
+
+def repair(run: Run) -> list[str]:
+    """Cut off half-written last lines that a killed writer left; says what was cut. Needs the lock."""
+    said = []
+    for file in [run.path / "journal.log", *sorted(run.path.glob("trials/*/metrics.jsonl"))]:
+        content = file.read_bytes() if file.exists() else b""
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
+            with file.open("r+b") as damaged:
+                damaged.truncate(len(whole))
+            said.append(f"{file.relative_to(run.path)}: cut off a half-written last line")
+    for stale in run.path.glob("journal.log.lock*"):  # the journal's own lock outlives a killed writer
+        stale.unlink()
+    return said
+
+
+def here() -> dict[str, Any]:
+    """The manifest's facts about this machine and this code."""
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = None
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "created": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "machine": {"cpu": _cpu_name(), "cores": os.cpu_count(), "gpus": gpus},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "git_commit": commit,
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,152 @@
+"""`python -m tune.search`: search a space with Ray Tune and Optuna, resumably, into a run folder."""
+
+import logging
+import math
+import os
+import shutil
+import sys
+from dataclasses import replace
+from typing import Any
+
+# Ray reads these when it is imported or started. Nothing here prints or writes but us.
+os.environ.update(
+    RAY_CHDIR_TO_TRIAL_DIR="0",
+    RAY_AIR_NEW_OUTPUT="0",
+    TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
+    TUNE_DISABLE_SIGINT_HANDLER="1",  # Ctrl-C reaches us as KeyboardInterrupt
+    TUNE_GLOBAL_CHECKPOINT_S="1000000000",  # the run folder is the truth, not Ray's snapshots
+)
+
+import ray
+import torch
+from ray import tune as ray_tune
+from rich.console import Console
+
+from model.command import run_command
+from model.config import InputError
+from model.data import Dataset
+from tune.plan import Options, new_run, resumed_run
+from tune.progress import Progress, announce, resume_command, summarise
+from tune.record import Recorder
+from tune.run import Run, repair
+from tune.scheduler import AshaScheduler, Rungs
+from tune.searcher import OptunaSearcher, report, settle
+from tune.trial import Worker
+
+WORKER_DEATHS = 3  # a trial whose worker died this often is not tried again
+
+
+def main(options: Options) -> None:
+    console = Console(soft_wrap=True, highlight=False)
+    if options.time_budget_s is not None and not options.time_budget_s > 0:
+        raise InputError(f"--time-budget-s {options.time_budget_s}: it must be above 0")
+    if options.resume:
+        run, dataset = resumed_run(options)
+    else:
+        run, dataset = new_run(options, console)
+    with run.lock():
+        for line in repair(run):
+            console.print(f"repaired: {line}")
+        started = len(run.study().get_trials(deepcopy=False))
+        if options.trials is not None and options.trials < started:
+            raise InputError(f"--trials {options.trials}: {run.name} has started {started}; give {started} or more")
+        if options.trials is not None:
+            run.write_manifest(replace(run.manifest, trials=options.trials))
+        announce(run, dataset, run_rungs(run), console)
+        try:
+            _search(run, dataset, options, console)
+        except KeyboardInterrupt:
+            sys.stderr.write(f"\ninterrupted; every finished epoch is kept. Continue with:\n  {resume_command(run)}\n")
+            sys.exit(130)
+        summarise(run, console)
+
+
+def run_rungs(run: Run) -> Rungs:
+    grace = run.manifest.grace_epochs if run.manifest.scheduler == "asha" else None
+    return Rungs(run.space.base.epochs, grace, run.manifest.reduction_factor)
+
+
+def _search(run: Run, dataset: Dataset, options: Options, console: Console) -> None:
+    """Run the trials that are still to be run; a kill at any moment leaves a folder from which to go on."""
+    study, rungs = run.study(), run_rungs(run)
+    for trial in study.get_trials(deepcopy=False):
+        epochs = run.metrics(trial.number)
+        rungs.record(trial.number, epochs)
+        if not trial.state.is_finished():
+            report(study, trial.number, epochs)
+    for trial in study.get_trials(deepcopy=False):
+        if not trial.state.is_finished():
+            settle(study, rungs, trial.number)
+    recorder = Recorder(run, dataset)
+    manifest = run.manifest
+    if not ray.is_initialized():
+        console.print("starting Ray ...")
+        ray.init(
+            address=options.address,
+            num_gpus=None if options.address else torch.cuda.device_count(),
+            include_dashboard=False if options.address is None else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    scratch = run.path / "ray"  # Ray's own state: nothing reads it again
+    try:
+        slots = count_slots(ray.nodes(), manifest.cpus_per_trial, manifest.gpus_per_trial)
+        if slots == 0:
+            raise InputError(
+                f"no node of the cluster has the {manifest.cpus_per_trial:g} CPUs and {manifest.gpus_per_trial:g} GPUs "
+                f"of a trial: lower --cpus-per-trial or --gpus-per-trial in a new run"
+            )
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)  # else one worker starts at a time
+        searcher = OptunaSearcher(
+            study, run.space, rungs, sampler=manifest.sampler, seed=manifest.seed, trials=manifest.trials, slots=slots
+        )
+        if searcher.remaining == 0:
+            console.print(f"all {manifest.trials} trials are finished; --trials N adds more")
+            return
+        progress = Progress(run, console, slots=slots)
+        with progress:
+            # tune.run rather than Tuner: a Tuner pickles searcher and callbacks, which hold open files
+            ray_tune.run(
+                ray_tune.with_parameters(Worker, dataset=dataset, run_dir=str(run.path), threads=manifest.threads),
+                resources_per_trial={"cpu": manifest.cpus_per_trial, "gpu": manifest.gpus_per_trial},
+                search_alg=searcher,
+                scheduler=AshaScheduler(rungs),
+                num_samples=searcher.remaining,
+                time_budget_s=options.time_budget_s,
+                reuse_actors=True,
+                max_failures=WORKER_DEATHS,
+                raise_on_failed_trial=False,
+                callbacks=[recorder, progress],
+                name=scratch.name,
+                storage_path=str(run.path),
+                trial_dirname_creator=lambda trial: str(trial.config["number"]),
+                verbose=0,
+            )
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause and not isinstance(cause, OSError):
+            cause = cause.__cause__ or cause.__context__
+        if not isinstance(cause, OSError):
+            raise
+        sys.exit(f"error: the run folder can't be written: {cause}; make room, then: {resume_command(run)}")
+    finally:
+        ray.shutdown()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def count_slots(nodes: list[dict[str, Any]], cpus: float, gpus: float) -> int:
+    """How many trials run at once on these Ray nodes: a trial stays on one node, a share of a GPU on one GPU."""
+    slots = 0
+    for node in nodes:
+        if node["Alive"]:
+            there = node["Resources"]
+            by_gpu: float = math.inf
+            if gpus:
+                total = int(there.get("GPU", 0))
+                by_gpu = total // int(gpus) if gpus >= 1 else total * int(1 / gpus)
+            slots += int(min(by_gpu, there.get("CPU", 0) // cpus))
+    return slots
+
+
+if __name__ == "__main__":
+    run_command(main, Options, prog="python -m tune.search")
