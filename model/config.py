@@ -5,7 +5,6 @@ TensorBoard hparam and the JSON key. Knobs that are tricks default to their iden
 """
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
@@ -108,10 +107,11 @@ def _checked(knob: Any, value: Any) -> Any:
     else:
         bounds = f"above {rule['low']:g} up to" if rule["above"] else f"from {rule['low']:g} to"
         allowed = f"{_TYPE_NAMES[knob.type]} {bounds} {rule['high']:g}"
-        if knob.type is float and type(value) is int:
-            value = float(value)
-        valid = type(value) is knob.type and math.isfinite(value)
+        valid = type(value) is knob.type or (knob.type is float and type(value) is int)
+        # a NaN compares as false with both bounds
         valid = valid and (value > rule["low"] if rule["above"] else value >= rule["low"]) and value <= rule["high"]
+        if valid and knob.type is float:
+            value = float(value)
     if not valid:
         raise InputError(f"{knob.name} = {value!r} is not allowed: it must be {allowed}")
     return value
@@ -168,13 +168,11 @@ def load_config(path: Path) -> Config:
         raise InputError(f"config file {path} can't be read: {error.strerror}") from error
     except ValueError as error:
         raise InputError(f"config file {path} is not JSON: {error}") from error
+    if isinstance(content, dict) and content.get("version", CONFIG_VERSION) != CONFIG_VERSION:
+        raise InputError(f"config file {path} has version {content['version']!r}: this program reads {CONFIG_VERSION}")
     if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
         raise InputError(
             f'config file {path} has no "config" object: expected {{"version": {CONFIG_VERSION}, "config": {{...}}}}'
-        )
-    if content.get("version") != CONFIG_VERSION:
-        raise InputError(
-            f"config file {path} has version {content.get('version')!r}: this program reads version {CONFIG_VERSION}"
         )
     try:
         return Config.from_dict(content["config"])

@@ -6,10 +6,10 @@
 batch-norm biases 16 to 64 times the rate of the other weights (post 8), and shrinks cutout from 8 to 5 and 0 pixels as
 runs get shorter (post 8). All four interact; this space varies them together around the baseline S0.
 
-To write another space, copy this file: the file's name is the space's name, SPACE is what is searched. `base` is a
-whole config, known to be good; it is tried first. Each key of `domains` is a field of model.config.Config, where its
-unit and meaning stand; each value is LogUniform (for factors), Uniform, IntUniform or Choice, and holds the base's
-value.
+To write another space, copy this file: the file's name is the space's name, SPACE is what is searched. A copy outside
+of this folder is given by its path: --space my_space.py. `base` is a whole config, known to be good; it is tried first.
+Each key of `domains` is a field of model.config.Config, where its unit and meaning stand; each value is LogUniform (for
+factors), Uniform, IntUniform or Choice, and holds the base's value.
 """
 
 from model.config import s0

@@ -1,9 +1,52 @@
-"""Imports run one way: tune -> search_spaces -> model.config, tune -> model."""
+"""Imports run one way: tune -> search_spaces -> model.config, and tune -> model."""
 
 import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from conftest import REPO
 
-from tests.conftest import REPO
+FILES = [file for layer in ("model", "search_spaces", "tune") for file in sorted((REPO / layer).rglob("*.py"))]
+
+
+def imports(file: Path) -> set[str]:
+    """The full names of the modules that a file imports, wherever in it the import stands."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, f"{file}, line {node.lineno}: imports are absolute"
+            # `from model import data` imports model.data
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {name for name in names if (REPO / name.replace(".", "/")).with_suffix(".py").exists()}
+            found |= {node.module} if node.module != "model" else set()
+    return found
+
+
+def top(module: str) -> str:
+    return module.partition(".")[0]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(REPO)))
+def test_imports_run_one_way(file: Path) -> None:
+    layer, modules = file.relative_to(REPO).parts[0], imports(file)
+    if layer != "tune":
+        assert not {top(module) for module in modules} & {"tune", "ray", "optuna"}
+    if layer == "model":
+        assert "search_spaces" not in {top(module) for module in modules}
+    if layer == "search_spaces":
+        rest = {module for module in modules if module != "model.config" and top(module) != "search_spaces"}
+        assert {top(module) for module in rest} <= sys.stdlib_module_names
+    if file == REPO / "model" / "config.py":
+        assert {top(module) for module in modules} <= sys.stdlib_module_names
+
+
+def test_a_space_is_read_without_torch() -> None:
+    code = (
+        "import sys, search_spaces; search_spaces.load('lr_regimes'); print({'torch', 'numpy', 'ray'} & {*sys.modules})"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
+    assert answer.stdout == "set()\n"

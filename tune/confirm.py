@@ -24,6 +24,7 @@ from model.command import run_command
 from model.config import InputError
 from model.data import describe, to_device
 from model.train import best_device, train
+from tune.progress import short
 from tune.run import Run
 from tune.searcher import stream
 
@@ -89,7 +90,7 @@ def _train_all(run: Run, candidates: list[FrozenTrial], seeds: int, dataset: Any
         return
     data = to_device(dataset, best_device())
     columns = [TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         epochs = run.space.base.epochs
         bar = progress.add_task("epochs", total=len(missing) * epochs)
         for trial, seed in missing:
@@ -128,7 +129,7 @@ def _row(run: Run, trial: FrozenTrial, results: list[dict[str, Any]]) -> dict[st
         "n": n,
         "mean_acc": mean,
         "sd_acc": sd,
-        "ci95_acc": [mean - half, mean + half] if half is not None else None,
+        "ci95_acc": [max(0.0, mean - half), min(1.0, mean + half)] if half is not None else None,
         "median_train_s": statistics.median(result["train_s"] for result in results),
         "search_val_acc": trial.value,
         "diverged": sum(result["diverged"] for result in results),
@@ -143,7 +144,7 @@ def confirmed_rows(run: Run) -> list[dict[str, Any]]:
 
 def _show(run: Run, rows: list[dict[str, Any]], console: Console) -> None:
     table = Table(title=f"{run.name}: test accuracy on fresh seeds", title_justify="left")
-    for column in ["trial", "n", "mean", "SD", "95% interval", "median time", "search val", *run.space.domains]:
+    for column in ["trial", "n", "mean", "SD", "95% interval", "median time", "search val"]:
         table.add_column(column, justify="right")
     for row in rows:
         name = "0 (base)" if row["trial"] == 0 else str(row["trial"])
@@ -158,9 +159,12 @@ def _show(run: Run, rows: list[dict[str, Any]], console: Console) -> None:
             interval,
             f"{row['median_train_s']:.1f} s",
             f"{100 * row['search_val_acc']:.2f}%" if row["search_val_acc"] is not None else "stopped",
-            *(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row["params"].values()),
         )
     console.print(table)
+    for row in rows:
+        console.print(
+            f"trial {row['trial']}: {', '.join(f'{name}={short(value)}' for name, value in row['params'].items())}"
+        )
     console.print(
         "Seeds are common to all rows, fresh, and none was used in the search. Intervals are t-intervals of each mean "
         "alone; where they overlap, the order may be luck: add --seeds."

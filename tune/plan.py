@@ -98,7 +98,8 @@ def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
     if options.base:
         base = with_assignments(load_config(options.base), given)
     else:
-        base = fitted(with_assignments(space.base, given), dataset, {text.partition("=")[0] for text in given}, console)
+        keep = {*space.domains, *(text.partition("=")[0] for text in given)}
+        base = fitted(with_assignments(space.base, given), dataset, keep, console)
     space = space.with_base(base)
     check_batch(replace(base, batch_size=int(highest(space, "batch_size"))), len(dataset.train_labels))
 
@@ -130,8 +131,8 @@ def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
     return create(options.runs_dir, name, manifest), dataset
 
 
-def fitted(base: Config, dataset: Dataset, given: set[str], console: Console) -> Config:
-    """The space's base made to fit this machine and these data, but for the `given` fields; says what it changes."""
+def fitted(base: Config, dataset: Dataset, keep: set[str], console: Console) -> Config:
+    """The space's base made to fit this machine and these data, but for the `keep` fields; says what it changes."""
     changes: dict[str, Any] = {}
     if torch.cuda.is_available():
         changes["precision"] = "bf16"
@@ -142,7 +143,7 @@ def fitted(base: Config, dataset: Dataset, given: set[str], console: Console) ->
     while batch > 1 and len(dataset.train_labels) // batch < MIN_STEPS:
         batch //= 2
     changes["batch_size"] = batch
-    changes = {name: value for name, value in changes.items() if name not in given and value != getattr(base, name)}
+    changes = {name: value for name, value in changes.items() if name not in keep and value != getattr(base, name)}
     for name, value in changes.items():
         console.print(f"fitted to this machine and data: {name} = {value} (the space has {getattr(base, name)})")
     return replace(base, **changes)

@@ -125,7 +125,7 @@ def announce(run: Run, dataset: Dataset, rungs: Rungs, console: Console) -> None
         f"machine: {machine}; a trial has {manifest.cpus_per_trial:g} CPUs and {manifest.gpus_per_trial:g} GPUs"
     )
     console.print(f"space: {manifest.space_name}, varying {', '.join(run.space.domains)}")
-    console.print(f"base: {', '.join(f'{name}={_short(value)}' for name, value in base.to_dict().items())}")
+    console.print(f"base: {', '.join(f'{name}={short(value)}' for name, value in base.to_dict().items())}")
     stops = f"asha, rungs at epochs {rungs.rungs}, keeps 1 in {manifest.reduction_factor}" if rungs.rungs else "none"
     console.print(
         f"search: {manifest.trials} trials of {base.epochs} epochs, sampler {manifest.sampler}, scheduler {stops}, "
@@ -153,11 +153,11 @@ def summarise(run: Run, console: Console) -> None:
         title=f"{run.name}: best of {len(ranking)} full-length trials ({started} started)", title_justify="left"
     )
     for column in ["rank", "trial", "val acc", *run.space.domains]:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", overflow="fold")
     shown = ranking[:5] + [trial for trial in ranking[5:] if trial.number == 0]
     for trial in shown:
         name = "0 (base)" if trial.number == 0 else str(trial.number)
-        values = [_short(trial.params[key]) for key in run.space.domains]
+        values = [short(trial.params[key]) for key in run.space.domains]
         table.add_row(str(ranking.index(trial) + 1), name, f"{100 * (trial.value or 0):.2f}%", *values)
     console.print(table)
     best, val = ranking[0].value or 0.0, run.manifest.counts["val"]
@@ -173,7 +173,7 @@ def summarise(run: Run, console: Console) -> None:
     console.print(f"  tensorboard --logdir {path}")
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -3,7 +3,10 @@
 import io
 import math
 import os
+import platform
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,64 +36,63 @@ class Worker(ray_tune.Trainable):
         torch.set_num_threads(threads)
         self._data = to_device(dataset, best_device())
         self._run_dir = Path(run_dir)
+        gpus = ray.get_runtime_context().get_accelerator_ids()["GPU"]
+        self._worker = {"host": platform.node(), "pid": os.getpid(), "gpus": gpus}  # which slot trained an epoch
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._config = Config.from_dict(new_config["config"])
+        self._seed = new_config["seed"]
         self._folder = self._run_dir / "trials" / str(new_config["number"])
-        self._folder.mkdir(exist_ok=True)
+        self._history: list[dict[str, Any]] = []
         self._unreported: list[dict[str, Any]] = []
-        self._epochs: Iterator[EpochMetrics] = iter(())
-        self._state: TrainState | None = None  # the trial starts in its first step, where it may fail
+        self._state: TrainState | None = None
+        self._epochs: Iterator[EpochMetrics] | None = None  # made in the first step, where it may fail
         return True
 
     def step(self) -> dict[str, Any]:
-        failed = disk_error = None
+        failed = disk_error = metrics = None
         try:
-            if self._state is None:
-                self._start()
+            if self._epochs is None:
+                self._epochs = self._start()
             metrics = next(self._epochs, None)
         except Exception as error:  # whatever goes wrong in one trial must not end the search
-            metrics, failed = None, f"{type(error).__name__}: {error}"
+            failed = f"{type(error).__name__}: {error}"
         if metrics:
-            entry = asdict(metrics) | {"diverged": metrics.diverged}
+            entry = asdict(metrics) | {"diverged": metrics.diverged, "ended_s": time.time(), **self._worker}
             self._history.append(entry)
             self._unreported.append(entry)
             try:
                 self._save()
             except OSError as error:  # a full disk is no fault of this trial
                 disk_error = f"{self._folder}: {error.strerror}"
-        new_epochs, self._unreported = self._unreported, []
-        done = failed is not None or not metrics or metrics.diverged or metrics.epoch == self._config.epochs
+        done = not metrics or metrics.diverged or metrics.epoch == self._config.epochs
         if done:
-            self._state, self._epochs = None, iter(())  # frees the net before the next trial builds its own
+            self._state = self._epochs = None  # frees the net before the next trial builds its own
+        new_epochs, self._unreported = self._unreported, []
         return {
             "new_epochs": new_epochs,
             "acc": new_epochs[-1]["acc"] if new_epochs else math.nan,
             "failed": failed,
             "disk_error": disk_error,
             "done": done,
-            "pid": os.getpid(),
-            "gpus": ray.get_runtime_context().get_accelerator_ids()["GPU"],
         }
 
-    def _start(self) -> None:
-        self._config = Config.from_dict(self.config["config"])
-        self._history: list[dict[str, Any]] = []
-        self._state = init_state(self._config, self._data, self.config["seed"])
-        file = self._folder / CHECKPOINT
-        if file.exists():
-            saved = torch.load(file, map_location=self._data.device, weights_only=True)
+    def _start(self) -> Iterator[EpochMetrics]:
+        """The trial's epochs from where its checkpoint ends, or from the beginning."""
+        self._state = init_state(self._config, self._data, self._seed)
+        with suppress(FileNotFoundError):
+            saved = torch.load(self._folder / CHECKPOINT, map_location=self._data.device, weights_only=True)
             self._state.load_state_dict(saved["state"])
             self._history = saved["history"]
             self._unreported = list(self._history)
-        self._epochs: Iterator[EpochMetrics] = train(
-            self._config, self._data, seed=self.config["seed"], state=self._state
-        )
+        return train(self._config, self._data, seed=self._seed, state=self._state)
 
     def _save(self) -> None:
         assert self._state is not None
         content = io.BytesIO()
         torch.save({"state": self._state.state_dict(), "history": self._history}, content)
+        self._folder.mkdir(exist_ok=True)
         temporary = self._folder / f"{CHECKPOINT}.{os.getpid()}"
         temporary.write_bytes(content.getbuffer())
         temporary.replace(self._folder / CHECKPOINT)  # atomic: there is always one whole checkpoint

@@ -1,0 +1,199 @@
+"""Configs: what is refused and how, --set, and configs as JSON files."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.config import Config, InputError, load_config, s0, save_config, with_assignments
+
+# For every field: its ends or choices, and values that are refused.
+ALLOWED: dict[str, list[Any]] = {
+    "width": [1, 1024],
+    "logit_scale": [1e-9, 1e3],
+    "epochs": [1, 100_000],
+    "batch_size": [1, 1_000_000],
+    "peak_lr": [1e-9, 1e6],
+    "lr_scale": [1e-9, 1e6],
+    "warmup_frac": [0.0, 1.0],
+    "momentum": [0.0, 0.99999],
+    "weight_decay": [0.0, 1.0],
+    "bn_bias_lr_mult": [1e-9, 1e6],
+    "crop_pad_px": [0, 16],
+    "flip": [True, False],
+    "cutout_px": [0, 32],
+    "precision": ["fp32", "bf16"],
+}
+REFUSED: dict[str, list[Any]] = {
+    "width": [0, 1025, 64.0, "64", True, None],
+    "logit_scale": [0.0, -1.0, 1001.0, float("nan"), "1", True],
+    "epochs": [0, -1, 100_001, 2.5, "24", False],
+    "batch_size": [0, 1_000_001, 512.0],
+    "peak_lr": [0.0, -0.1, float("inf"), 2e6, "0.4"],
+    "lr_scale": [0.0, 2e6, None],
+    "warmup_frac": [-0.01, 1.01, "5/24"],
+    "momentum": [-0.1, 1.0],
+    "weight_decay": [-1e-9, 1.1],
+    "bn_bias_lr_mult": [0.0, float("nan")],
+    "crop_pad_px": [-1, 17, 4.0],
+    "flip": [1, 0, "true", None],
+    "cutout_px": [-1, 33, 8.0],
+    "precision": ["fp16", "BF16", 32, None],
+}
+
+
+def refusal(call: Any, *args: Any, **kwargs: Any) -> str:
+    """The message of the InputError that the call raises, which is one line."""
+    with pytest.raises(InputError) as caught:
+        call(*args, **kwargs)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_the_cases_cover_every_field() -> None:
+    assert set(ALLOWED) == set(REFUSED) == {knob.name for knob in dataclasses.fields(Config)}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name in ALLOWED for value in ALLOWED[name]])
+def test_the_ends_of_each_range_are_allowed(name: str, value: Any) -> None:
+    stored = getattr(Config(**{name: value}), name)
+    assert stored == value and type(stored) is type(value)
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name in REFUSED for value in REFUSED[name]])
+def test_a_wrong_type_or_value_names_the_field_the_value_and_what_is_allowed(name: str, value: Any) -> None:
+    assert refusal(Config, **{name: value}).startswith(f"{name} = {value!r} is not allowed: it must be ")
+
+
+def test_messages_state_the_range() -> None:
+    assert refusal(Config, cutout_px=33).endswith("an integer from 0 to 32")
+    assert refusal(Config, lr_scale=0).endswith("a number above 0 up to 1e+06")
+    assert refusal(Config, precision="fp16").endswith('one of "fp32", "bf16"')
+    assert refusal(Config, flip=1).endswith("one of true, false")
+
+
+def test_a_whole_number_may_stand_for_a_float() -> None:
+    config = Config(peak_lr=1)
+    assert config == Config(peak_lr=1.0) and type(config.peak_lr) is float
+
+
+def test_a_config_is_frozen_and_takes_keywords_only() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        s0().width = 3  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        Config(64)  # type: ignore[misc]
+    assert refusal(dataclasses.replace, s0(), width=0).startswith("width = 0")
+
+
+def test_s0_is_the_published_baseline() -> None:
+    """Its learning rate rises to 0.4 in 5 of 24 epochs; whatever is not plain SGD on ResNet-9 is at its identity."""
+    base = s0()
+    assert base == Config()
+    assert (base.epochs, base.batch_size, base.peak_lr, base.warmup_frac * base.epochs) == (24, 512, 0.4, 5)
+    assert (base.momentum, base.weight_decay, base.logit_scale, base.cutout_px) == (0.9, 5e-4, 1 / 8, 8)
+    assert (base.lr_scale, base.bn_bias_lr_mult) == (1, 1)
+
+
+# --- dicts
+
+
+def test_a_dict_comes_back_and_what_it_lacks_is_the_default() -> None:
+    config = Config(width=7, flip=False)
+    assert Config.from_dict(config.to_dict()) == config
+    assert Config.from_dict({"width": 7}) == Config(width=7)
+    assert Config.from_dict({}) == Config()
+
+
+def test_an_unknown_field_names_the_nearest() -> None:
+    message = refusal(Config.from_dict, {"warmup_fraction": 0.1})
+    assert message.startswith("unknown field 'warmup_fraction' (did you mean warmup_frac?): allowed are ")
+    assert "cutout_px" in message
+    assert "did you mean" not in refusal(Config.from_dict, {"zzz": 1})
+
+
+# --- --set
+
+
+def test_assignments_are_read_in_the_type_of_the_field() -> None:
+    texts = ["width=32", "peak_lr=1e-1", "lr_scale=2", "flip=False", "precision=bf16"]
+    expected = Config(width=32, peak_lr=0.1, lr_scale=2.0, flip=False, precision="bf16")
+    assert with_assignments(s0(), texts) == expected
+    assert with_assignments(Config(width=5), ["flip=true"]) == Config(width=5)
+    assert with_assignments(s0(), ["width=1", "width=2"]).width == 2
+    assert with_assignments(s0(), []) == s0()
+
+
+@pytest.mark.parametrize(
+    ("text", "facts"),
+    [
+        ("width", ["--set 'width'", "field=value"]),
+        ("", ["--set ''", "field=value"]),
+        ("widht=3", ["--set 'widht=3'", "unknown field 'widht'", "did you mean width?", "batch_size"]),
+        ("=3", ["unknown field ''"]),
+        ("width=", ["width = ''", "an integer from 1 to 1024"]),
+        ("width=1.5", ["width = '1.5'", "an integer"]),
+        ("width=0", ["width = 0", "from 1 to 1024"]),
+        ("peak_lr=fast", ["peak_lr = 'fast'", "a number above 0"]),
+        ("peak_lr=nan", ["peak_lr = nan", "a number above 0"]),
+        ("flip=yes", ["flip = 'yes'", "one of true, false"]),
+        ("precision=bf16=x", ["precision = 'bf16=x'", '"fp32", "bf16"']),
+    ],
+)
+def test_assignments_that_are_refused(text: str, facts: list[str]) -> None:
+    message = refusal(with_assignments, s0(), [text])
+    assert all(fact in message for fact in facts), message
+
+
+# --- files
+
+
+def test_a_file_brings_back_every_bit(tmp_path: Path) -> None:
+    config = Config(peak_lr=0.1 + 0.2, warmup_frac=5 / 24, weight_decay=5e-324, lr_scale=1 / 3, flip=False)
+    save_config(tmp_path / "config.json", config)
+    assert load_config(tmp_path / "config.json") == config
+
+
+def test_provenance_is_kept_beside_the_config(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    save_config(file, s0(), run="lr-1", trial=3)
+    assert json.loads(file.read_text())["provenance"] == {"run": "lr-1", "trial": 3}
+    assert load_config(file) == s0()
+
+
+def test_a_short_file_is_filled_with_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "short.json"
+    file.write_text('{"version": 1, "config": {"peak_lr": 1}}')
+    assert load_config(file) == Config(peak_lr=1.0)
+
+
+@pytest.mark.parametrize(
+    ("content", "facts"),
+    [
+        (b"", ["is not JSON"]),
+        (b"{\n  'width': 3}", ["is not JSON", "line 2"]),
+        (b"\xff\xfe", ["is not JSON"]),
+        (b"[]", ['has no "config" object', '"version": 1']),
+        (b"null", ['has no "config" object']),
+        (b'{"version": 1}', ['has no "config" object']),
+        (b'{"version": 1, "config": [1]}', ['has no "config" object']),
+        (b'{"width": 64}', ['has no "config" object']),
+        (b'{"version": 2, "config": {}}', ["has version 2", "reads version 1"]),
+        (b'{"config": {}}', ["has version None", "reads version 1"]),
+        (b'{"version": 1, "config": {"widht": 3}}', ["unknown field 'widht'", "did you mean width?"]),
+        (b'{"version": 1, "config": {"width": "64"}}', ["width = '64'", "an integer from 1 to 1024"]),
+        (b'{"version": 1, "config": {"peak_lr": NaN}}', ["peak_lr = nan", "a number above 0"]),
+    ],
+)
+def test_files_that_are_refused(tmp_path: Path, content: bytes, facts: list[str]) -> None:
+    file = tmp_path / "config.json"
+    file.write_bytes(content)
+    message = refusal(load_config, file)
+    assert all(fact in message for fact in [f"config file {file}", *facts]), message
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    assert "none.json can't be read: No such file" in refusal(load_config, tmp_path / "none.json")
+    assert "can't be read: Is a directory" in refusal(load_config, tmp_path)
