@@ -168,14 +168,16 @@ def load_config(path: Path) -> Config:
         raise InputError(f"config file {path} can't be read: {error.strerror}") from error
     except ValueError as error:
         raise InputError(f"config file {path} is not JSON: {error}") from error
-    if isinstance(content, dict) and content.get("version", CONFIG_VERSION) != CONFIG_VERSION:
-        raise InputError(f"config file {path} has version {content['version']!r}: this program reads {CONFIG_VERSION}")
-    if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
+    found = content if isinstance(content, dict) else {}
+    if not isinstance(found.get("config"), dict) and found.get("version", CONFIG_VERSION) == CONFIG_VERSION:
         raise InputError(
             f'config file {path} has no "config" object: expected {{"version": {CONFIG_VERSION}, "config": {{...}}}}'
         )
+    if found.get("version") != CONFIG_VERSION:
+        version = found.get("version")
+        raise InputError(f"config file {path} has version {version!r}: this program reads version {CONFIG_VERSION}")
     try:
-        return Config.from_dict(content["config"])
+        return Config.from_dict(found["config"])
     except InputError as error:
         raise InputError(f"config file {path}: {error}") from error
 

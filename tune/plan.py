@@ -79,8 +79,6 @@ def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
     space = search_spaces.load(options.space)
     for name, value, least in [
         ("trials", options.trials, 1),
-        ("epochs", options.epochs, 1),
-        ("width", options.width, 1),
         ("train-examples", options.train_examples, 1),
         ("grace-epochs", options.grace_epochs, 1),
         ("reduction-factor", options.reduction_factor, 2),

@@ -1,0 +1,334 @@
+"""Whole searches with real Ray workers on small data: the path a user walks, kills, placement."""
+
+import json
+import logging
+import os
+import resource
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from conftest import REPO
+from optuna.trial import TrialState
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import tune.search
+from benchmarks.kill import kill_and_resume
+from model.config import load_config
+from tune.run import Run
+
+SMALL = ("--space", "lr_regimes", "--data", "digits", "--width", 2, "--cpus-per-trial", 1)
+
+
+def epochs_of(run: Path) -> dict[int, list[dict[str, Any]]]:
+    return {trial.number: Run(run).metrics(trial.number) for trial in Run(run).study().trials}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A finished search of 8 trials of 4 epochs, and what it printed."""
+    folder = tmp_path_factory.mktemp("search")
+    search = start(folder, *SMALL, "--trials", 8, "--epochs", 4, "--name", "first")
+    out, _ = search.communicate(timeout=240)
+    assert search.returncode == 0, out
+    return folder / "runs" / "first", out
+
+
+def start(folder: Path, *args: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tune.search", *map(str, args)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(REPO)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_trials_are_complete_or_stopped_at_a_rung(finished: tuple[Path, str]) -> None:
+    run, _ = finished
+    trials, epochs = Run(run).study().trials, epochs_of(run)
+    assert [trial.number for trial in trials] == list(range(8))
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE, TrialState.PRUNED}
+    for trial in trials:
+        accs = {metrics["epoch"]: metrics["acc"] for metrics in epochs[trial.number]}
+        assert list(accs) == list(range(1, len(accs) + 1))
+        assert trial.intermediate_values == accs
+        if trial.state == TrialState.COMPLETE:
+            assert len(accs) == 4 and trial.value == accs[4]
+        else:
+            assert 2 <= len(accs) < 4
+        assert not (run / "trials" / str(trial.number) / "checkpoint.pt").exists()
+
+
+def test_the_base_is_trial_0_and_both_workers_trained(finished: tuple[Path, str]) -> None:
+    run, _ = finished
+    assert Run(run).study().trials[0].params == Run(run).space.params_of(Run(run).space.base)
+    pids = {metrics["pid"] for epochs in epochs_of(run).values() for metrics in epochs}
+    assert len(pids) == min(2, os.cpu_count() or 1)
+
+
+def test_it_ends_with_the_best_configs_and_commands_that_work(
+    finished: tuple[Path, str], command: Callable, tmp_path: Path
+) -> None:
+    run, out = finished
+    best = Run(run).ranking()[0]
+    assert f"{100 * best.value:.2f}%" in out
+    assert "held-out images" in out and "luck" in out
+    commands = [line.split("#")[0].split() for line in out.splitlines() if line.strip().startswith("python -m tune.")]
+    assert [words[2] for words in commands] == ["tune.confirm", "tune.export"]
+    for words in commands:
+        assert (
+            subprocess.run(
+                [sys.executable, *words[1:]], cwd=run.parent.parent, env={**os.environ, "PYTHONPATH": str(REPO)}
+            ).returncode
+            == 0
+        )
+    rows = json.loads((run / "confirm" / "confirm.json").read_text())["rows"]
+    assert {row["n"] for row in rows} == {3} and 0 in {row["trial"] for row in rows}
+    for row in rows:
+        low, high = row["ci95_acc"]
+        assert low <= row["mean_acc"] <= high and row["median_train_s"] > 0
+    exported = sorted((run / "best").glob("*.json"))
+    assert len(exported) == min(3, len(Run(run).ranking()))
+    assert load_config(exported[0]) == Run(run).space.config(rows[0]["params"])
+
+
+def test_an_exported_config_gives_the_searchs_accuracy_to_the_last_bit(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    run, _ = finished
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    subprocess.run([sys.executable, "-m", "tune.export", str(run)], env=environment, check=True)
+    for file in sorted((run / "best").glob("*.json")):
+        provenance = json.loads(file.read_text())["provenance"]
+        words = shlex.split(provenance["same_again"])
+        out = tmp_path / file.stem
+        subprocess.run([sys.executable, *words[1:], "--out", str(out)], env=environment, check=True)
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        searched = epochs_of(run)[provenance["trial"]]
+        for line, other in zip(lines, searched, strict=True):
+            assert (line["acc"], line["loss"], line["train_loss"]) == (other["acc"], other["loss"], other["train_loss"])
+        assert lines[-1]["acc"] == provenance["val_acc"]
+
+
+def test_tensorboard_has_every_epoch_once_with_clean_tags(finished: tuple[Path, str]) -> None:
+    run, _ = finished
+    for trial in Run(run).study().trials:
+        events = EventAccumulator(str(run / "trials" / str(trial.number)))
+        events.Reload()
+        tags = set(events.Tags()["scalars"])
+        assert {"val/acc", "val/loss", "train/loss", "lr", "time/train_s"} <= tags
+        assert ("final/acc" in tags) == (trial.state == TrialState.COMPLETE)
+        logged = [(event.step, event.value) for event in events.Scalars("val/acc")]
+        expected = [(metrics["epoch"], metrics["acc"]) for metrics in Run(run).metrics(trial.number)]
+        assert [step for step, _ in logged] == [step for step, _ in expected]
+        assert [value for _, value in logged] == pytest.approx([value for _, value in expected])
+        assert events.Tags()["images"] == ["train/images"]
+        assert "config/text_summary" in events.Tags()["tensors"]
+        assert "_hparams_/session_start_info" in events.summary_metadata
+
+
+def test_confirm_goes_on_and_adds_seeds(finished: tuple[Path, str], command: Callable) -> None:
+    run, _ = finished
+    for seeds, fresh in [(3, None), (4, 1)]:
+        before = _lines(run / "confirm" / "runs.jsonl")
+        done = command("tune.confirm", run, "--top", 1, "--seeds", seeds)
+        assert done.returncode == 0, done.stderr
+        after = _lines(run / "confirm" / "runs.jsonl")
+        assert after[: len(before)] == before
+        if fresh is not None:
+            assert {line["seed"] for line in after[len(before) :]} - {line["seed"] for line in before}
+    assert len({(line["trial"], line["seed"]) for line in after}) == len(after)
+    used = {trial.user_attrs["seed"] for trial in Run(run).study().trials}
+    assert not used & {line["seed"] for line in after}
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def test_more_trials_on_resume(finished: tuple[Path, str], tmp_path: Path) -> None:
+    run = shutil.copytree(finished[0], tmp_path / "moved")  # a run folder may lie anywhere
+    before = epochs_of(run)
+    search = start(tmp_path, "--resume", run, "--trials", 10)
+    out, _ = search.communicate(timeout=240)
+    assert search.returncode == 0, out
+    after = epochs_of(run)
+    assert {number: after[number] for number in before} == before
+    assert len(after) == 10 and all(trial.state.is_finished() for trial in Run(run).study().trials)
+
+
+def test_killed_three_times_nothing_is_lost_and_nothing_twice(tmp_path: Path) -> None:
+    counts = kill_and_resume(tmp_path, kills=3, trials=12, seed=1)
+    assert counts["trials"] == 12
+
+
+def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(tmp_path: Path) -> None:
+    search = start(tmp_path, *SMALL, "--trials", 40, "--epochs", 30, "--name", "stopped")
+    wait_for(lambda: list(tmp_path.glob("runs/stopped/trials/*/metrics.jsonl")))
+    begun = time.monotonic()
+    os.kill(search.pid, signal.SIGINT)
+    out, _ = search.communicate(timeout=60)
+    assert time.monotonic() - begun < 20
+    assert search.returncode == 130, out
+    assert "python -m tune.search --resume runs/stopped" in out
+    assert "Traceback" not in out
+    resumed = start(tmp_path, "--resume", "runs/stopped", "--time-budget-s", 10)
+    out, _ = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, out
+
+
+def test_a_killed_workers_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "worker"
+    search = start(tmp_path, *SMALL, "--trials", 2, "--epochs", 12, "--scheduler", "none", "--name", "worker")
+    wait_for(
+        lambda: run.exists() and len(epochs_or_none(run)) == 2 and min(map(len, epochs_or_none(run).values())) >= 2
+    )
+    victim, other = (epochs_of(run)[number][-1]["pid"] for number in (0, 1))
+    os.kill(victim, signal.SIGKILL)
+    out, _ = search.communicate(timeout=240)
+    assert search.returncode == 0, out
+    epochs = epochs_of(run)
+    for number in (0, 1):
+        assert [metrics["epoch"] for metrics in epochs[number]] == list(range(1, 13))
+    assert {metrics["pid"] for metrics in epochs[1]} == {other}  # the other trial didn't notice
+    pids = [metrics["pid"] for metrics in epochs[0]]
+    assert pids[0] == victim and pids[-1] != victim
+    assert [trial.state for trial in Run(run).study().trials] == [TrialState.COMPLETE] * 2
+
+
+def epochs_or_none(run: Path) -> dict[int, list[dict[str, Any]]]:
+    files = run.glob("trials/*/metrics.jsonl")
+    return {int(file.parent.name): _lines(file) for file in files}
+
+
+def wait_for(condition: Callable[[], object], timeout_s: float = 120) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.1)
+
+
+def test_a_diverged_trial_fails_at_once_and_the_search_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "risky.py").write_text(
+        "from model.config import Config\n"
+        "from search_spaces.space import Choice, SearchSpace\n"
+        "base = Config(width=2, epochs=20, batch_size=64, peak_lr=0.1)\n"
+        "SPACE = SearchSpace(base, {'lr_scale': Choice((1.0, 1e6)), 'weight_decay': Choice((5e-4, 1.0))})\n"
+    )
+    args = ("--data", "digits", "--sampler", "random", "--scheduler", "none", "--epochs", 4)
+    search = start(tmp_path, "--space", "risky.py", *args, "--trials", 8, "--name", "risky")
+    out, _ = search.communicate(timeout=240)
+    assert search.returncode == 0, out
+    trials = Run(tmp_path / "runs" / "risky").study().trials
+    assert len(trials) == 8 and trials[0].state == TrialState.COMPLETE
+    diverged = [trial for trial in trials if trial.params["lr_scale"] == 1e6]
+    assert diverged
+    for trial in diverged:
+        assert trial.state == TrialState.FAIL and "diverged at epoch" in trial.user_attrs["reason"]
+        assert len(Run(tmp_path / "runs" / "risky").metrics(trial.number)) < 4
+    assert "failed: diverged at epoch" in out
+
+
+def test_a_trial_that_runs_out_of_memory_fails_with_its_reason_and_the_search_goes_on(tmp_path: Path) -> None:
+    """The kernel is told to give one worker no more memory, until its trial has failed."""
+    run = tmp_path / "runs" / "memory"
+    args = (*SMALL, "--trials", 4, "--epochs", 10, "--scheduler", "none", "--set", "batch_size=512", "--name", "memory")
+    search = start(tmp_path, *args)
+    wait_for(lambda: run.exists() and len(epochs_or_none(run).get(0, [])) >= 2)
+    pid = epochs_of(run)[0][-1]["pid"]
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
+    old = resource.prlimit(pid, resource.RLIMIT_AS, (pages * resource.getpagesize(), resource.RLIM_INFINITY))
+    wait_for(lambda: Run(run).study().trials[0].state == TrialState.FAIL)
+    resource.prlimit(pid, resource.RLIMIT_AS, old)
+    out, _ = search.communicate(timeout=240)
+    assert search.returncode == 0, out
+    trials = Run(run).study().trials
+    assert "memory" in trials[0].user_attrs["reason"]
+    assert len(trials) == 4 and TrialState.COMPLETE in {trial.state for trial in trials}
+
+
+def test_a_full_disk_is_said_and_the_run_can_go_on(tmp_path: Path) -> None:
+    """One trial's metrics go to /dev/full, where every write fails with the kernel's own 'No space left on device'."""
+    run = tmp_path / "runs" / "full"
+    search = start(tmp_path, *SMALL, "--trials", 3, "--epochs", 4, "--scheduler", "none", "--name", "full")
+    wait_for(lambda: (run / "run.json").exists())
+    (run / "trials" / "1").mkdir()
+    (run / "trials" / "1" / "metrics.jsonl").symlink_to("/dev/full")
+    out, _ = search.communicate(timeout=120)
+    assert search.returncode == 1
+    assert "No space left on device" in out and "--resume runs/full" in out and "Traceback" not in out
+    (run / "trials" / "1" / "metrics.jsonl").unlink()
+    resumed = start(tmp_path, "--resume", run)
+    out, _ = resumed.communicate(timeout=240)
+    assert resumed.returncode == 0, out
+    assert {number: len(epochs) for number, epochs in epochs_of(run).items()} == {0: 4, 1: 4, 2: 4}
+
+
+@pytest.fixture
+def four_gpus() -> Iterator[None]:
+    """Ray told of four GPUs and enough cores."""
+    ray.init(num_cpus=8, num_gpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.parametrize(("gpus_per_trial", "slots"), [(0.5, 8), (1.0, 4)])
+def test_every_slot_works_and_a_gpu_is_never_shared_by_more_than_asked(
+    four_gpus: None, tmp_path: Path, gpus_per_trial: float, slots: int
+) -> None:
+    """Trials of a fraction of a second, far shorter than a worker's start-up."""
+    options = tune.search.Options(
+        space="lr_regimes",
+        data="digits",
+        trials=10 * slots,
+        epochs=1,
+        width=1,
+        train_examples=100,
+        gpus_per_trial=gpus_per_trial,
+        cpus_per_trial=0.5,
+        set=(("batch_size=16",),),
+        name="slots",
+        runs_dir=tmp_path,
+    )
+    tune.search.main(options)
+    epochs = epochs_of(tmp_path / "slots")
+    assert len(epochs) == 10 * slots
+    gpu_of: dict[int, set[str]] = defaultdict(set)
+    for metrics in (line for lines in epochs.values() for line in lines):
+        assert len(metrics["gpus"]) == 1
+        gpu_of[metrics["pid"]].add(metrics["gpus"][0])
+    assert len(gpu_of) == slots  # every slot worked
+    assert all(len(gpus) == 1 for gpus in gpu_of.values())  # and kept its own device
+    workers_on = [sum(gpus == {gpu} for gpus in gpu_of.values()) for gpu in ("0", "1", "2", "3")]
+    assert workers_on == [slots // 4] * 4
+
+
+@pytest.mark.parametrize(
+    ("nodes", "cpus", "gpus", "slots"),
+    [
+        ([{"CPU": 2.0}], 1, 0, 2),
+        ([{"CPU": 2.0}], 0.5, 0, 4),
+        ([{"CPU": 64.0, "GPU": 8.0}], 1, 1, 8),
+        ([{"CPU": 64.0, "GPU": 8.0}], 1, 0.15, 48),  # six to a GPU, not 53 in all
+        ([{"CPU": 64.0, "GPU": 8.0}], 1, 2, 4),
+        ([{"CPU": 4.0, "GPU": 8.0}], 1, 0.5, 4),  # the cores run out first
+        ([{"CPU": 3.0}, {"CPU": 3.0}], 2, 0, 2),  # a trial stays on one node
+        ([{"CPU": 2.0}], 4, 0, 0),
+    ],
+)
+def test_slots_of_a_cluster(nodes: list[dict[str, float]], cpus: float, gpus: float, slots: int) -> None:
+    described = [{"Alive": True, "Resources": node} for node in nodes]
+    dead = {"Alive": False, "Resources": {"CPU": 99.0, "GPU": 9.0}}
+    assert tune.search.count_slots([*described, dead], cpus, gpus) == slots
