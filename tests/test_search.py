@@ -242,21 +242,27 @@ def test_a_diverged_trial_fails_at_once_and_the_search_goes_on(tmp_path: Path) -
 
 
 def test_a_trial_that_runs_out_of_memory_fails_with_its_reason_and_the_search_goes_on(tmp_path: Path) -> None:
-    """The kernel is told to give one worker no more memory, until its trial has failed."""
+    """The kernel is told to give the workers no more memory: narrow nets go on fitting, wide ones fail."""
+    (tmp_path / "widths.py").write_text(
+        "from model.config import Config\n"
+        "from search_spaces.space import Choice, SearchSpace\n"
+        "SPACE = SearchSpace(Config(width=2, epochs=4, batch_size=512), {'width': Choice((2, 64))})\n"
+    )
     run = tmp_path / "runs" / "memory"
-    args = (*SMALL, "--trials", 4, "--epochs", 10, "--scheduler", "none", "--set", "batch_size=512", "--name", "memory")
-    search = start(tmp_path, *args)
-    wait_for(lambda: run.exists() and len(epochs_or_none(run).get(0, [])) >= 2)
-    pid = epochs_of(run)[0][-1]["pid"]
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
-    old = resource.prlimit(pid, resource.RLIMIT_AS, (pages * resource.getpagesize(), resource.RLIM_INFINITY))
-    wait_for(lambda: Run(run).study().trials[0].state == TrialState.FAIL)
-    resource.prlimit(pid, resource.RLIMIT_AS, old)
+    args = ("--data", "digits", "--sampler", "random", "--scheduler", "none", "--cpus-per-trial", 1, "--epochs", 4)
+    search = start(tmp_path, "--space", "widths.py", *args, "--seed", 1, "--trials", 8, "--name", "memory")
+    wait_for(lambda: run.exists() and len(epochs_or_none(run)) == 2)
+    for pid in {epochs[-1]["pid"] for epochs in epochs_or_none(run).values()}:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
+        allowed = pages * resource.getpagesize() + 100 * 2**20
+        resource.prlimit(pid, resource.RLIMIT_AS, (allowed, resource.RLIM_INFINITY))
     out, _ = search.communicate(timeout=240)
     assert search.returncode == 0, out
-    trials = Run(run).study().trials
-    assert "memory" in trials[0].user_attrs["reason"]
-    assert len(trials) == 4 and TrialState.COMPLETE in {trial.state for trial in trials}
+    by_width = {width: [t for t in Run(run).study().trials if t.params["width"] == width] for width in (2, 64)}
+    assert by_width[64]
+    assert {trial.state for trial in by_width[2]} == {TrialState.COMPLETE}
+    for trial in by_width[64]:
+        assert trial.state == TrialState.FAIL and "memory" in trial.user_attrs["reason"]
 
 
 def test_a_full_disk_is_said_and_the_run_can_go_on(tmp_path: Path) -> None:

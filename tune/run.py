@@ -140,7 +140,7 @@ class Run:
     def metrics(self, number: int) -> list[dict[str, Any]]:
         """The epochs recorded for a trial, in order; a number that was not finite reads None."""
         file = self.trial_dir(number) / "metrics.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
     def append_metrics(self, number: int, epochs: list[dict[str, Any]]) -> None:
         with (self.trial_dir(number) / "metrics.jsonl").open("a") as file:

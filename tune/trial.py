@@ -57,7 +57,7 @@ class Worker(ray_tune.Trainable):
                 self._epochs = self._start()
             metrics = next(self._epochs, None)
         except Exception as error:  # whatever goes wrong in one trial must not end the search
-            failed = f"{type(error).__name__}: {error}"
+            failed = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         if metrics:
             entry = asdict(metrics) | {"diverged": metrics.diverged, "ended_s": time.time(), **self._worker}
             self._history.append(entry)
