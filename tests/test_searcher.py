@@ -34,10 +34,8 @@ def open_study(path: Path) -> optuna.Study:
     )
 
 
-def searcher(path: Path, *, sampler: str = "tpe", seed: int = 0, slots: int = 2, trials: int = 40) -> OptunaSearcher:
-    return OptunaSearcher(
-        open_study(path), SPACE, Rungs(9, 3, 3), sampler=sampler, seed=seed, trials=trials, slots=slots
-    )
+def searcher(path: Path, *, sampler: str = "tpe", seed: int = 0, slots: int = 2) -> OptunaSearcher:
+    return OptunaSearcher(open_study(path), SPACE, Rungs(9, 3, 3), sampler=sampler, seed=seed, slots=slots)
 
 
 def acc(params: dict[str, Any]) -> float:
@@ -78,7 +76,7 @@ def test_no_more_trials_are_under_way_than_slots(tmp_path: Path) -> None:
 
 def test_states_in_the_study(tmp_path: Path) -> None:
     """Full length is COMPLETE, stopped at a rung PRUNED, diverged and failed FAIL with a reason; none stays RUNNING."""
-    search = searcher(tmp_path, slots=9, trials=9)
+    search = searcher(tmp_path, slots=9)
     suggestions = [search.suggest(str(index)) for index in range(6)]
     for index, value in enumerate([0.9, 0.8, 0.1]):
         entry = {"epoch": 3, "acc": value, "diverged": False}
@@ -185,13 +183,3 @@ def test_a_diverged_trial_counts_as_the_worst_of_those_compared(tmp_path: Path) 
         finish(search, str(index), suggestion, **({"diverged": True, "epoch": 1} if index == 4 else {}))
     values = search._comparable_values()
     assert values[4] == min(values.values()) > 0
-
-
-def test_trials_may_grow(tmp_path: Path) -> None:
-    search = searcher(tmp_path, slots=9, trials=3)
-    for index in range(3):
-        suggestion = search.suggest(str(index))
-        assert suggestion is not None
-        finish(search, str(index), suggestion)
-    assert search.remaining == 0
-    assert searcher(tmp_path, trials=5).remaining == 2

@@ -15,8 +15,11 @@ os.environ.update(
     TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
     TUNE_DISABLE_SIGINT_HANDLER="1",  # Ctrl-C reaches us as KeyboardInterrupt
     TUNE_GLOBAL_CHECKPOINT_S="1000000000",  # the run folder is the truth, not Ray's snapshots
+    # Tune (2.60) breaks down when Ray's memory monitor kills a worker, but not when the kernel does, workers first.
+    RAY_memory_monitor_refresh_ms="0",
 )
 
+import optuna
 import ray
 import torch
 from ray import tune as ray_tune
@@ -28,7 +31,7 @@ from model.data import Dataset
 from tune.plan import Options, new_run, resumed_run
 from tune.progress import Progress, announce, resume_command, summarise
 from tune.record import Recorder
-from tune.run import Run, repair
+from tune.run import Manifest, Run, repair
 from tune.scheduler import AshaScheduler, Rungs
 from tune.searcher import OptunaSearcher, report, settle
 from tune.trial import Worker
@@ -68,41 +71,16 @@ def run_rungs(run: Run) -> Rungs:
 
 def _search(run: Run, dataset: Dataset, options: Options, console: Console) -> None:
     """Run the trials that are still to be run; a kill at any moment leaves a folder from which to go on."""
-    study, rungs = run.study(), run_rungs(run)
-    for trial in study.get_trials(deepcopy=False):
-        epochs = run.metrics(trial.number)
-        rungs.record(trial.number, epochs)
-        if not trial.state.is_finished():
-            report(study, trial.number, epochs)
-    for trial in study.get_trials(deepcopy=False):
-        if not trial.state.is_finished():
-            settle(study, rungs, trial.number)
+    study, rungs, manifest = run.study(), run_rungs(run), run.manifest
+    finished = _restore(run, study, rungs)
     recorder = Recorder(run, dataset)
-    manifest = run.manifest
-    if not ray.is_initialized():
-        console.print("starting Ray ...")
-        ray.init(
-            address=options.address,
-            num_gpus=None if options.address else torch.cuda.device_count(),
-            include_dashboard=False if options.address is None else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+    if finished == manifest.trials:
+        console.print(f"all {manifest.trials} trials are finished; --trials N adds more")
+        return
     scratch = run.path / "ray"  # Ray's own state: nothing reads it again
     try:
-        slots = count_slots(ray.nodes(), manifest.cpus_per_trial, manifest.gpus_per_trial)
-        if slots == 0:
-            raise InputError(
-                f"no node of the cluster has the {manifest.cpus_per_trial:g} CPUs and {manifest.gpus_per_trial:g} GPUs "
-                f"of a trial: lower --cpus-per-trial or --gpus-per-trial in a new run"
-            )
-        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)  # else one worker starts at a time
-        searcher = OptunaSearcher(
-            study, run.space, rungs, sampler=manifest.sampler, seed=manifest.seed, trials=manifest.trials, slots=slots
-        )
-        if searcher.remaining == 0:
-            console.print(f"all {manifest.trials} trials are finished; --trials N adds more")
-            return
+        slots = _start_ray(manifest, options.address, console)
+        searcher = OptunaSearcher(study, run.space, rungs, sampler=manifest.sampler, seed=manifest.seed, slots=slots)
         progress = Progress(run, console, slots=slots)
         with progress:
             # tune.run rather than Tuner: a Tuner pickles searcher and callbacks, which hold open files
@@ -111,7 +89,7 @@ def _search(run: Run, dataset: Dataset, options: Options, console: Console) -> N
                 resources_per_trial={"cpu": manifest.cpus_per_trial, "gpu": manifest.gpus_per_trial},
                 search_alg=searcher,
                 scheduler=AshaScheduler(rungs),
-                num_samples=searcher.remaining,
+                num_samples=manifest.trials - finished,
                 time_budget_s=options.time_budget_s,
                 reuse_actors=True,
                 max_failures=WORKER_DEATHS,
@@ -123,15 +101,46 @@ def _search(run: Run, dataset: Dataset, options: Options, console: Console) -> N
                 verbose=0,
             )
     except Exception as error:
-        cause: BaseException | None = error
-        while cause and not isinstance(cause, OSError):
+        cause: BaseException | None = error  # Ray wraps what a callback raises
+        while cause and not (isinstance(cause, OSError) and not isinstance(cause, ConnectionError)):
             cause = cause.__cause__ or cause.__context__
-        if not isinstance(cause, OSError):
-            raise
-        sys.exit(f"error: the run folder can't be written: {cause}; make room, then: {resume_command(run)}")
+        if cause:
+            sys.exit(f"error: the run folder can't be written: {cause}; make room, then: {resume_command(run)}")
+        sys.stderr.write(f"the search broke down; every finished epoch is kept: {resume_command(run)}\n")
+        raise
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _restore(run: Run, study: optuna.Study, rungs: Rungs) -> int:
+    """Bring study and rungs up to what the trials' metrics say; returns how many trials are finished."""
+    trials = study.get_trials(deepcopy=False)
+    for trial in trials:
+        epochs = run.metrics(trial.number)
+        rungs.record(trial.number, epochs)
+        if not trial.state.is_finished():
+            report(study, trial.number, epochs)
+    return sum(trial.state.is_finished() or settle(study, rungs, trial.number) for trial in trials)
+
+
+def _start_ray(manifest: Manifest, address: str | None, console: Console) -> int:
+    """Start Ray on this machine, or join the cluster at `address`; returns how many trials run at once."""
+    if not ray.is_initialized():
+        console.print("starting Ray ...")
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            ray.init(num_gpus=torch.cuda.device_count(), include_dashboard=False, **quiet)
+    slots = count_slots(ray.nodes(), manifest.cpus_per_trial, manifest.gpus_per_trial)
+    if slots == 0:
+        raise InputError(
+            f"no node of the cluster has the {manifest.cpus_per_trial:g} CPUs and {manifest.gpus_per_trial:g} GPUs "
+            f"of a trial: lower --cpus-per-trial or --gpus-per-trial in a new run"
+        )
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)  # else one worker starts at a time
+    return slots
 
 
 def count_slots(nodes: list[dict[str, Any]], cpus: float, gpus: float) -> int:

@@ -54,21 +54,15 @@ class OptunaSearcher(Searcher):
     """
 
     def __init__(
-        self, study: optuna.Study, space: SearchSpace, rungs: Rungs, *, sampler: str, seed: int, trials: int, slots: int
+        self, study: optuna.Study, space: SearchSpace, rungs: Rungs, *, sampler: str, seed: int, slots: int
     ) -> None:
         super().__init__(metric="acc", mode="max")
         self._study, self._space, self._rungs = study, space, rungs
         self._sampler_name, self._seed, self._slots = sampler, seed, slots
-        self._trials = trials
         self._distributions = {name: distribution(domain) for name, domain in space.domains.items()}
         self._numbers: dict[str, int] = {}  # Ray's trial id -> our number, of trials under way
         self._unfinished = [trial.number for trial in study.get_trials(deepcopy=False) if not trial.state.is_finished()]
         self._sequence: optuna.Study | None = None
-
-    @property
-    def remaining(self) -> int:
-        """How many trials are still to be run or finished."""
-        return len(self._unfinished) + self._trials - len(self._study.get_trials(deepcopy=False))
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         if len(self._numbers) >= self._slots:
