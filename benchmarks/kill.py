@@ -62,8 +62,8 @@ def kill_and_resume(folder: Path, *, kills: int, trials: int, seed: int, say: An
     while done < kills:
         arguments = ["--resume", str(run)] if (run / "run.json").exists() else new
         search = _start(folder, arguments)
-        # from before Ray is up to well into the trials, which start after some 6 seconds
-        time.sleep(moments.uniform(1, 16))
+        # from before Ray is up to well into the trials, which start after 6 to 12 seconds
+        time.sleep(moments.uniform(1, 25))
         if search.poll() is not None:
             assert search.returncode == 0, f"the search failed by itself:\n{(folder / 'output').read_text()}"
             say(f"the search was finished after {done} kills: give it more trials")

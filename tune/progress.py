@@ -116,7 +116,7 @@ class Progress(Callback):
 
 def announce(run: Run, dataset: Dataset, rungs: Rungs, console: Console) -> None:
     manifest, base = run.manifest, run.space.base
-    console.print(describe(dataset))
+    console.print(describe(dataset), style="bold")
     if manifest.machine["gpus"]:
         machine = f"{len(manifest.machine['gpus'])} x {manifest.machine['gpus'][0]}"
     else:

@@ -45,9 +45,8 @@ class TrialEvents:
         """Write the hparams with the trial's last metrics. `final/acc` is there for a trial that ran to the end only,
         so that sorting by it compares like with like."""
         if last:
-            final = {"final/epochs": last["epoch"], "final/train_s": last["train_s"]}
-            if complete:
-                final["final/acc"] = last["acc"]
+            final = {"final/acc": last["acc"]} if complete else {}
+            final["final/epochs"] = last["epoch"]
             events = self._writer._get_file_writer()  # add_hparams() would make a folder of its own for each trial
             for summary in hparams(self._params, final):
                 events.add_summary(summary)
