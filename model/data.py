@@ -66,26 +66,31 @@ def load(source: str = "auto") -> Dataset:
     Raises:
         InputError: there are no data there, or they can't be read.
     """
-    if source == "auto":
-        here = [Path("data"), Path("data/cifar10")]
-        found = next((path for path in here if path.is_dir() and _layout(path)), None)
-        if found:
-            return load(str(found))
-        digits = load("digits")
+    if source == "auto" and resolve(source) == "digits":
+        digits = _digits()
         hint = "the default where data/ has no CIFAR-10: --data cifar10 downloads it, --data PATH reads a folder"
         return replace(digits, note=f"{digits.note}; {hint}")
+    given, source = source, resolve(source)
     if source == "digits":
         return _digits()
     path = _downloaded() if source == "cifar10" else Path(source)
     if not path.exists():
-        raise InputError(f"--data {source}: there is no such folder; allowed are digits, cifar10, auto or a path")
+        raise InputError(f"--data {given}: there is no such folder; allowed are digits, cifar10, auto or a path")
     read = _layout(path) if path.is_dir() else None
     if read is None:
         raise InputError(
-            f"--data {source} is no data set: expected train-*.parquet and test-*.parquet, cifar-10-batches-py, "
+            f"--data {given} is no data set: expected train-*.parquet and test-*.parquet, cifar-10-batches-py, "
             f"or folders train/CLASS and test/CLASS with images"
         )
     return read(path)
+
+
+def resolve(source: str) -> str:
+    """The source that 'auto' means here, CIFAR-10 under data/ or digits; a path made absolute; else as it is."""
+    if source == "auto":
+        here = [Path("data"), Path("data/cifar10")]
+        source = next((str(path) for path in here if path.is_dir() and _layout(path)), "digits")
+    return source if source in ("digits", "cifar10") else str(Path(source).absolute())
 
 
 def take(dataset: Dataset, examples: int) -> Dataset:

@@ -18,7 +18,7 @@ from PIL import Image
 
 import model.data
 from model.config import InputError
-from model.data import describe, hold_out, load, take, to_device
+from model.data import describe, hold_out, load, resolve, take, to_device
 
 CLASSES = ("cat", "dog", "owl")
 COUNTS = {"train": 30, "test": 9}
@@ -262,6 +262,9 @@ def test_auto_is_cifar10_under_data_else_digits_and_says_how_to_get_the_other(
     monkeypatch.chdir(tmp_path)
     line = describe(load())
     assert "digits" in line and "--data cifar10 downloads it" in line and "--data PATH" in line
+    assert resolve("auto") == "digits"
+    write_parquet(tmp_path / "data" / "cifar10")
+    assert load().classes == CLASSES and load(resolve("auto")).fingerprint == load().fingerprint
     write_batches(tmp_path / "data" / "cifar-10-batches-py")
     assert load().name == "cifar10"
 

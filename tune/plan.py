@@ -14,7 +14,7 @@ from rich.console import Console
 
 import search_spaces
 from model.config import Config, InputError, load_config, with_assignments
-from model.data import Dataset, hold_out, load, take
+from model.data import Dataset, hold_out, load, resolve, take
 from model.train import check_batch
 from search_spaces.space import Choice, SearchSpace
 from tune.run import Manifest, Run, create, here
@@ -109,7 +109,7 @@ def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
     manifest = Manifest(
         space_name=stem,
         space=space.to_dict(),
-        data=_source(options.data or "auto", dataset),
+        data=resolve(options.data or "auto"),
         dataset=dataset.name,
         fingerprint=dataset.fingerprint,
         train_examples=options.train_examples,
@@ -153,13 +153,6 @@ def highest(space: SearchSpace, name: str) -> float:
         return getattr(space.base, name)
     domain = space.domains[name]
     return max(domain.choices) if isinstance(domain, Choice) else domain.high
-
-
-def _source(data: str, dataset: Dataset) -> str:
-    """The data source such that it means the same from any folder."""
-    if data == "auto":
-        data = dataset.name if dataset.name == "digits" else "data"
-    return data if data in ("digits", "cifar10") else str(Path(data).absolute())
 
 
 def _resources(options: Options) -> tuple[float, float, int]:
