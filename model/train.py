@@ -18,11 +18,12 @@ from torch.nn.functional import cross_entropy
 from model.augment import augment, draw
 from model.command import run_command
 from model.config import RECIPES, Config, InputError, load_config, nearest, save_config, with_assignments
-from model.data import DeviceData, describe, hold_out, load, take, to_device
+from model.data import DeviceData, describe, hold_out, take, to_device
 from model.evaluate import autocast, evaluate
 from model.meter import now_s
 from model.net import build_net
 from model.optim import Nesterov, build_optimizer, lr_schedule, set_lr
+from model.sources import load
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ import torch
 from conftest import REAL_DATA
 from PIL import Image
 
-import model.data
+import model.sources
 from model.config import InputError
-from model.data import describe, hold_out, load, resolve, take, to_device
+from model.data import describe, hold_out, take, to_device
+from model.sources import load, resolve
 
 CLASSES = ("cat", "dog", "owl")
 COUNTS = {"train": 30, "test": 9}
@@ -137,21 +139,82 @@ def test_other_images_are_brought_to_3x32x32_and_the_line_says_so(
     assert describe(load(str(tmp_path / "set"))) == describe(dataset)  # from the cache as well
 
 
-def test_images_are_decoded_once_and_a_damaged_cache_is_made_again(
-    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+def test_images_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_parquet(tmp_path / "set")
+    first = load(str(folder))
+    decodings: list[int] = []
+    original = model.sources.decoded
+
+    def counted(*args: Any) -> np.ndarray:
+        decodings.append(1)
+        return original(*args)
+
+    monkeypatch.setattr(model.sources, "decoded", counted)
+    again = load(str(folder))
+    assert not decodings and again.mean == first.mean
+    assert isinstance(again.train_images.base, np.memmap) and type(again.train_images) is np.ndarray
+    assert np.array_equal(again.train_images, first.train_images)
+    buffers: list[pickle.PickleBuffer] = []  # what Ray does: the pixels don't go through the pickle
+    assert len(pickle.dumps(again, protocol=5, buffer_callback=buffers.append)) < 10_000 and len(buffers) == 4
+    moved = shutil.move(folder, tmp_path / "renamed")
+    assert load(str(moved)).name == "renamed" and not decodings
+
+
+def _junk(file: Path) -> None:
+    file.write_bytes(b"PK\x03\x04 damaged")
+
+
+def _other_shape(file: Path) -> None:
+    np.save(file, np.zeros((5, 2)))
+
+
+def _label_out_of_range(file: Path) -> None:
+    np.save(file, np.full(30, 7))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("train_images.npy", _junk),
+        ("train_images.npy", _other_shape),
+        ("train_images.npy", Path.unlink),
+        ("train_labels.npy", _label_out_of_range),
+        ("eval_labels.npy", lambda file: file.write_bytes(b"")),
+        ("facts.json", _junk),
+        ("facts.json", lambda file: file.write_text("{}")),
+    ],
+)
+def test_a_damaged_cache_is_made_again(
+    tmp_path: Path, own_cache: Path, name: str, damage: Callable[[Path], Any]
 ) -> None:
     folder = write_parquet(tmp_path / "set")
     first = load(str(folder))
-    decodings = []
-    original = model.data._decoded
-    monkeypatch.setattr(model.data, "_decoded", lambda *args: decodings.append(1) or original(*args))
-    again = load(str(folder))
-    assert not decodings and isinstance(again.train_images, np.memmap)
-    assert np.array_equal(again.train_images, first.train_images)
-    for file in own_cache.rglob("*.npy"):
-        file.write_bytes(b"damaged")
-    assert np.array_equal(load(str(folder)).train_images, first.train_images)
-    assert decodings
+    damage(next(own_cache.rglob(name)))
+    for _ in range(2):  # decoded, then from the cache
+        again = load(str(folder))
+        assert np.array_equal(again.train_images, first.train_images) and again.mean == first.mean
+        assert np.array_equal(again.train_labels, first.train_labels)
+    assert [entry.name for entry in (own_cache / "resnet9-tune").iterdir()] == [first.fingerprint]
+
+
+def test_a_full_disk_leaves_no_half_cache(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    assert len(load(str(write_parquet(tmp_path / "set"))).train_labels) == 30
+    assert not list((own_cache / "resnet9-tune").iterdir())
+
+
+def test_an_image_moved_to_the_other_split_makes_other_data(tmp_path: Path) -> None:
+    folder = write_parquet(tmp_path / "set")
+    test = next(folder.glob("test*"))
+    shutil.copy(test, folder / "test-00001.parquet")
+    before = load(str(folder))
+    test.rename(folder / "train-00001.parquet")
+    after = load(str(folder))
+    assert (len(before.eval_labels), len(after.eval_labels)) == (18, 9)
+    assert (len(after.train_labels), after.fingerprint != before.fingerprint) == (39, True)
 
 
 def test_without_a_writable_cache_it_works_all_the_same(tmp_path: Path, own_cache: Path) -> None:
@@ -191,6 +254,7 @@ def _only_cats(columns: dict) -> None:
         (_rename("img", "pixels"), ["pixels", "expected img"]),
         (_rename("label", "class"), ["class", "label (integer)"]),
         (_text_labels, ["label: string", "label (integer)"]),
+        (_set("label", None), ["1 rows without a label"]),
         (_only_cats, ["no training image of class 'dog'"]),
     ],
 )
@@ -201,19 +265,48 @@ def test_bad_parquet_content(tmp_path: Path, change: Callable, facts: list[str])
 def refused(path: Path | str, *facts: str) -> None:
     with pytest.raises(InputError) as error:
         load(str(path))
-    line = " ".join(str(error.value).split())
+    line = str(error.value)
+    assert "\n" not in line and line.startswith("--data ")
     for fact in facts:
         assert fact in line
 
 
 def test_folders_that_are_no_data_set(tmp_path: Path) -> None:
     refused(tmp_path / "nowhere", "--data", "no such folder")
+    refused("cifr10", "did you mean cifar10?")
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "is no data set", "train-*.parquet", "cifar-10-batches-py")
     (tmp_path / "file").write_text("hello")
     refused(tmp_path / "file", "is no data set")
     (tmp_path / "bare" / "train").mkdir(parents=True)
     refused(tmp_path / "bare", "has no images", "train/CLASS/*.png")
+
+
+def test_an_empty_split_and_columns_of_another_name(tmp_path: Path) -> None:
+    folder = write_parquet(tmp_path / "set")
+    test = next(folder.glob("test*"))
+    table = pq.read_table(test)
+    pq.write_table(table.rename_columns(["image", "label"]), test)
+    assert len(load(str(folder)).eval_labels) == 9
+    pq.write_table(table[:0], test)
+    refused(folder, "the test split has no images")
+
+
+def test_without_class_names_the_labels_are_the_names(tmp_path: Path) -> None:
+    folder = write_parquet(tmp_path / "set")
+    for file in folder.iterdir():
+        pq.write_table(pq.read_table(file).replace_schema_metadata(None), file)
+    assert load(str(folder)).classes == ("0", "1", "2")
+    batches = write_batches(tmp_path / "cifar-10-batches-py")
+    (batches / "batches.meta").unlink()
+    assert load(str(tmp_path)).classes == ("0", "1", "2")  # the parent folder
+
+
+def test_16_bit_grey_is_scaled_not_cut(tmp_path: Path) -> None:
+    folder = write_image_folder(tmp_path / "set")
+    values = np.arange(1024, dtype=np.uint16).reshape(32, 32) * 64
+    Image.fromarray(values).save(folder / "train" / "cat" / "000.png")
+    assert np.array_equal(load(str(folder)).train_images[0, ..., 0], values // 256)
 
 
 def test_missing_or_broken_parts(tmp_path: Path) -> None:
@@ -232,8 +325,21 @@ def test_missing_or_broken_parts(tmp_path: Path) -> None:
     refused(batches, "data_batch_2", "not a dict")
     (batches / "data_batch_2").write_bytes(pickle.dumps({"data": np.zeros((2, 7)), "labels": [0, 0]}))
     refused(batches, "not a CIFAR-10 batch")
-    (batches / "test_batch").unlink()
+    for pixels_of, labels_of in [(2, 3), (3, 2)]:
+        batch = {"data": np.zeros((pixels_of, 3072), np.uint8), "labels": [0] * labels_of}
+        (batches / "data_batch_2").write_bytes(pickle.dumps(batch))
+        refused(batches, "data_batch_2", "as many labels")
+    (batches / "data_batch_2").write_bytes(b"\x80\x04K\x01K\x01\x81.")  # raises a TypeError inside pickle
+    refused(batches, "data_batch_2", "can't be read")
     (batches / "data_batch_2").unlink()
+    whole = (batches / "test_batch").read_bytes()
+    (batches / "test_batch").write_bytes(pickle.dumps({"data": np.zeros((0, 3072), np.uint8), "labels": []}))
+    refused(batches, "the test split has no images")
+    (batches / "test_batch").write_bytes(pickle.dumps({"data": np.zeros((1, 3072), np.uint8), "labels": [3]}))
+    refused(batches, "test row 0 has label 3", "from 0 to 2")
+    (batches / "test_batch").write_bytes(whole)
+    assert len(load(str(batches)).train_labels) == 15  # as many batches as there are
+    (batches / "test_batch").unlink()
     refused(batches, "no test_batch")
 
     images = write_image_folder(tmp_path / "images")
@@ -243,17 +349,24 @@ def test_missing_or_broken_parts(tmp_path: Path) -> None:
     shutil.rmtree(images / "test" / "yak")
     (images / "train" / "dog" / "001.png").write_bytes(b"no image")
     refused(images, "dog/001.png", "can't be decoded")
+    (images / "train" / "dog" / "001.png").unlink()
+    (images / "train" / "dog" / "line\nbreak.png").write_bytes(b"no image")
+    refused(images, "break.png", "can't be decoded")
+    (images / "train" / "dog" / "line\nbreak.png").unlink()
+    (images / "train" / "dog" / "folder.png").mkdir()
+    refused(images, "folder.png", "Is a directory")
+    (images / "train" / "dog" / "folder.png").rmdir()
     shutil.rmtree(images / "test")
     refused(images, "no folder test/")
 
 
 def test_a_failed_download_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*args: object, **options: object) -> None:
-        raise OSError("no network")
+        raise OSError("no network,\nreally")
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torchvision.datasets.CIFAR10", offline)
-    refused("cifar10", "the download failed", "no network", "--data PATH")
+    refused("cifar10", "the download failed", "no network, really", "--data PATH")
 
 
 def test_auto_is_cifar10_under_data_else_digits_and_says_how_to_get_the_other(
@@ -262,6 +375,7 @@ def test_auto_is_cifar10_under_data_else_digits_and_says_how_to_get_the_other(
     monkeypatch.chdir(tmp_path)
     line = describe(load())
     assert "digits" in line and "--data cifar10 downloads it" in line and "--data PATH" in line
+    write_image_folder(tmp_path / "data")  # images of something else
     assert resolve("auto") == "digits"
     write_parquet(tmp_path / "data" / "cifar10")
     assert load().classes == CLASSES and load(resolve("auto")).fingerprint == load().fingerprint
@@ -283,6 +397,8 @@ def test_the_held_out_tenth_is_fixed_balanced_and_apart(tmp_path: Path) -> None:
     assert split.eval_split == "val"
     assert len(split.train_labels) + len(split.eval_labels) == 1497
     assert set(np.bincount(split.eval_labels)) <= {14, 15}
+    rare = replace(dataset, train_labels=np.minimum(np.arange(1497), 1))  # a class of one image
+    assert np.bincount(hold_out(rare).eval_labels).tolist() == [1, 150]
     assert np.array_equal(split.eval_images, again.eval_images)
     train, val = ({image.tobytes() for image in images} for images in (split.train_images, split.eval_images))
     whole = {image.tobytes() for image in dataset.train_images}

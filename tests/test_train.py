@@ -10,8 +10,9 @@ import torch
 from conftest import REAL_DATA
 
 from model.config import Config, InputError, load_config
-from model.data import DeviceData, load, to_device
+from model.data import DeviceData, take, to_device
 from model.evaluate import evaluate
+from model.sources import load
 from model.train import init_state, train
 
 
@@ -149,8 +150,6 @@ def test_command_writes_config_and_metrics_that_can_be_run_again(command: Callab
 @pytest.mark.slow
 @pytest.mark.skipif(not (REAL_DATA / "cifar10").exists(), reason=f"no real CIFAR-10 at {REAL_DATA}/cifar10")
 def test_s0_on_5000_real_images_beats_45_percent_in_4_epochs() -> None:
-    from model.data import take
-
     torch.set_num_threads(os.cpu_count() or 1)
     data = to_device(take(load(str(REAL_DATA / "cifar10")), 5000), torch.device("cpu"))
     *_, last = train(Config(width=16, epochs=4, batch_size=128, peak_lr=0.2), data)

@@ -14,7 +14,8 @@ from rich.console import Console
 
 import search_spaces
 from model.config import Config, InputError, load_config, with_assignments
-from model.data import Dataset, hold_out, load, resolve, take
+from model.data import Dataset, hold_out, take
+from model.sources import load, resolve
 from model.train import check_batch
 from search_spaces.space import Choice, SearchSpace
 from tune.run import Manifest, Run, create, here

@@ -31,7 +31,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from model.config import Config, InputError
-from model.data import Dataset, hold_out, load, take
+from model.data import Dataset, hold_out, take
+from model.sources import load
 from search_spaces.space import SearchSpace
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
