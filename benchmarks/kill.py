@@ -31,7 +31,7 @@ class Options:
 
     kills: int = 20
     """how often"""
-    trials: int = 40
+    trials: int = 200
     """trials of the search"""
     seed: int = 0
     """of the random moments"""
