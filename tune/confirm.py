@@ -25,7 +25,7 @@ from model.config import InputError
 from model.data import describe, to_device
 from model.train import best_device, train
 from tune.progress import short
-from tune.run import Run
+from tune.run import Run, repair
 from tune.searcher import stream
 
 
@@ -58,6 +58,8 @@ def main(options: Options) -> None:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     with run.lock():
+        for line in repair(run):
+            console.print(f"repaired: {line}")
         (run.path / "confirm").mkdir(exist_ok=True)
         candidates = ranking[: options.top]
         base = run.study().get_trials(deepcopy=False)[0]

@@ -2,6 +2,8 @@
 
 import math
 import shlex
+import shutil
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -168,9 +170,11 @@ def summarise(run: Run, console: Console) -> None:
     )
     path = shlex.quote(_shortest(run.path))
     console.print("Next:")
-    console.print(f"  python -m tune.confirm {path} --top 3 --seeds 3   # fresh seeds, test set, alone on the device")
-    console.print(f"  python -m tune.export {path} --top 3              # the configs as files")
-    console.print(f"  tensorboard --logdir {path}")
+    console.print(
+        f"  {_python()} -m tune.confirm {path} --top 3 --seeds 3   # fresh seeds, test set, alone on the device"
+    )
+    console.print(f"  {_python()} -m tune.export {path} --top 3              # the configs as files")
+    console.print(f"  {_python()} -m tensorboard.main --logdir {path}")
 
 
 def short(value: Any) -> str:
@@ -184,5 +188,11 @@ def _shortest(path: Path) -> str:
     return str(path)
 
 
+def _python() -> str:
+    """What to type for the Python that runs this: the printed commands must work where no environment is active."""
+    active = shutil.which("python") == sys.executable
+    return "python" if active else shlex.quote(_shortest(Path(sys.executable)))
+
+
 def resume_command(run: Run) -> str:
-    return f"python -m tune.search --resume {shlex.quote(_shortest(run.path))}"
+    return f"{_python()} -m tune.search --resume {shlex.quote(_shortest(run.path))}"

@@ -210,7 +210,11 @@ def _write_manifest(path: Path, manifest: Manifest) -> None:
 def repair(run: Run) -> list[str]:
     """Cut off half-written last lines that a killed writer left; says what was cut. Needs the lock."""
     said = []
-    for file in [run.path / "journal.log", *sorted(run.path.glob("trials/*/metrics.jsonl"))]:
+    for file in [
+        run.path / "journal.log",
+        *sorted(run.path.glob("trials/*/metrics.jsonl")),
+        *run.path.glob("confirm/runs.jsonl"),
+    ]:
         content = file.read_bytes() if file.exists() else b""
         whole = content[: content.rfind(b"\n") + 1]
         if whole != content:
