@@ -10,6 +10,8 @@ import torch
 from model.config import Config
 
 SIDE_PX = 32
+CHANNELS = 3
+MAX_OPTIONS = 200  # of one transform in an epoch that deals options to groups (post 8)
 
 
 @dataclass(frozen=True)
@@ -30,30 +32,47 @@ class Choices:
 
 
 def draw(examples: int, config: Config, generator: torch.Generator) -> Choices:
-    """Uniform choices for each of `examples` images: 81 crops at padding 4, 625 squares at side 8."""
+    """Uniform choices for each of `examples` images: 81 crops at padding 4, 625 squares at side 8.
 
-    def uniform(options: int) -> torch.Tensor:
-        return torch.randint(options, (examples,), generator=generator)
+    By image, each is drawn on its own. By group (post 8), the images are shuffled for each transform and each option
+    is dealt to an equal number of them, so that exactly half are mirrored; of more than 200 options a random 200 are
+    used in the epoch.
+    """
 
-    crops, corners = 2 * config.crop_pad_px + 1, SIDE_PX - config.cutout_px + 1
-    return Choices(
-        crop_top=uniform(crops),
-        crop_left=uniform(crops),
-        mirror=uniform(2).bool() if config.flip else torch.zeros(examples, dtype=torch.bool),
-        cutout_top=uniform(corners),
-        cutout_left=uniform(corners),
-    )
+    def one_of(options: int) -> torch.Tensor:
+        if config.augment_by == "image":
+            return torch.randint(options, (examples,), generator=generator)
+        kept = torch.randperm(options, generator=generator)[:MAX_OPTIONS]
+        group = torch.arange(examples) * len(kept) // examples
+        return kept[group][torch.randperm(examples, generator=generator)]
+
+    def corner(options: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if config.augment_by == "image":
+            return one_of(options), one_of(options)
+        place = one_of(options * options)  # a place is one option, not two
+        return place // options, place % options
+
+    crop_top, crop_left = corner(2 * config.crop_pad_px + 1)
+    mirror = one_of(2).bool() if config.flip else torch.zeros(examples, dtype=torch.bool)
+    cutout_top, cutout_left = corner(SIDE_PX - config.cutout_px + 1)
+    return Choices(crop_top, crop_left, mirror, cutout_top, cutout_left)
 
 
 def crop_and_flip(images: torch.Tensor, choices: Choices, pad_px: int) -> torch.Tensor:
-    """Crop 32x32 out of the reflect-padded image, then mirror: [B, 32, 32, 3] -> [B, 32, 32, 3], any dtype."""
+    """Crop 32x32 out of the reflect-padded image, then mirror: [B, 32, 32, 3] -> [B, 32, 32, 3], any dtype.
+
+    Nothing is padded: the border is reflected in the pixels' indices, and one gather moves whole pixels.
+    """
     side = torch.arange(SIDE_PX, device=images.device)
-    rows = choices.crop_top[:, None] + side
-    cols = choices.crop_left[:, None] + torch.where(choices.mirror[:, None], SIDE_PX - 1 - side, side)
-    if pad_px:  # torch pads the two last axes of a float NCHW tensor only, so reflect the indices instead of the pixels
-        rows, cols = _reflect(rows - pad_px), _reflect(cols - pad_px)
-    batch = torch.arange(len(images), device=images.device)
-    return images[batch[:, None, None], rows[:, :, None], cols[:, None, :]]
+    rows = _reflect(choices.crop_top[:, None] + side - pad_px)
+    cols = _reflect(choices.crop_left[:, None] + torch.where(choices.mirror[:, None], side.flip(0), side) - pad_px)
+    return images.reshape(-1, CHANNELS).index_select(0, _pixels(rows, cols)).view(images.shape)
+
+
+def _pixels(rows: torch.Tensor, cols: torch.Tensor) -> torch.Tensor:
+    """Places in a batch [B * 32 * 32] of the pixels at rows [B, h] times cols [B, w] of each image: [B * h * w]."""
+    image = torch.arange(len(rows), device=rows.device)
+    return ((image[:, None] * SIDE_PX + rows)[:, :, None] * SIDE_PX + cols[:, None, :]).flatten()
 
 
 def _reflect(index: torch.Tensor) -> torch.Tensor:
@@ -64,21 +83,21 @@ def _reflect(index: torch.Tensor) -> torch.Tensor:
 
 def normalise(images: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
     """uint8 [B, 32, 32, 3] -> float32 [B, 3, 32, 32], a channels-last view; mean and std [3] in 0..255 units."""
-    return ((images - mean) / std).permute(0, 3, 1, 2)
+    rows = images.reshape(-1, SIDE_PX * CHANNELS)  # long rows vectorise: 6x as fast as over the 3 channels
+    return ((rows - mean.repeat(SIDE_PX)) / std.repeat(SIDE_PX)).view(images.shape).permute(0, 3, 1, 2)
 
 
-def cutout(images: torch.Tensor, choices: Choices, side_px: int) -> torch.Tensor:
-    """Zero a square of `side_px` that lies wholly inside the image: [B, 3, 32, 32] -> the same."""
-    if side_px == 0:
-        return images
-    position = torch.arange(SIDE_PX, device=images.device)
-    rows = (position >= choices.cutout_top[:, None]) & (position < choices.cutout_top[:, None] + side_px)
-    cols = (position >= choices.cutout_left[:, None]) & (position < choices.cutout_left[:, None] + side_px)
-    return images.masked_fill((rows[:, :, None] & cols[:, None, :])[:, None], 0.0)
+def cutout_(images: torch.Tensor, choices: Choices, side_px: int) -> torch.Tensor:
+    """Zero, in place, a square of `side_px` that lies wholly inside the image: [B, 3, 32, 32], channels-last."""
+    if side_px:
+        square = torch.arange(side_px, device=images.device)
+        pixels = _pixels(choices.cutout_top[:, None] + square, choices.cutout_left[:, None] + square)
+        images.permute(0, 2, 3, 1).view(-1, CHANNELS).index_fill_(0, pixels, 0.0)
+    return images
 
 
 def augment(
     images: torch.Tensor, choices: Choices, config: Config, mean: torch.Tensor, std: torch.Tensor
 ) -> torch.Tensor:
     """The training input for uint8 images [B, 32, 32, 3]: crop, flip, normalise, cutout, in the published order."""
-    return cutout(normalise(crop_and_flip(images, choices, config.crop_pad_px), mean, std), choices, config.cutout_px)
+    return cutout_(normalise(crop_and_flip(images, choices, config.crop_pad_px), mean, std), choices, config.cutout_px)

@@ -5,13 +5,14 @@ TensorBoard hparam and the JSON key. Knobs that are tricks default to their iden
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 CONFIG_VERSION = 1
+LAYER_SETS = ("none", "1", "2", "3", "12", "13", "23", "123")
 
 
 class InputError(ValueError):
@@ -39,11 +40,37 @@ class Config:
     (24 epochs, 94.08% on the original CIFAR-10, claim C14).
 
     Raises:
-        InputError: a value has the wrong type or is out of range.
+        InputError: a value has the wrong type or is out of range, or values make no sense together.
     """
 
+    net: str = _choice("resnet9", "resnet9", "dawn")
+    """resnet9 (post 4), or the pre-activation net of posts 1-3 (5,205,834 parameters at width 64)"""
     width: int = _range(64, 1, 1024)
-    """channels of the first convolution; later stages have 2, 4 and 8 times as many"""
+    """channels of the first convolution; later stages have 2, 4 and 8 times as many (dawn: 2, 4 and 4)"""
+    residual_layers: str = _choice("13", *LAYER_SETS)
+    """which of the layers 1, 2, 3 end in a residual pair of convolutions; 13 is the ResNet-9 of post 4"""
+    extra_layers: str = _choice("none", *LAYER_SETS)
+    """which of the layers 1, 2, 3 have one more convolution; none is the identity"""
+    residual_norm: str = _choice("in_branch", "in_branch", "after_add")
+    """where the second norm of a residual pair stands (Torch blog, claim C38)"""
+    residual_act: str = _choice("in_branch", "in_branch", "after_add", "none")
+    """where the second activation of a residual pair stands (Torch blog, claim C39)"""
+    pool_place: str = _choice("before_act", "last", "before_act", "before_norm")
+    """where max-pooling stands; last and before_act are the same function, before_norm is trick S1 (claim C28)"""
+    celu_alpha: float = _range(0.0, 0, 10)
+    """activation CELU with this alpha; its limit 0 is ReLU, the identity (claim C30: 0.075)"""
+    norm: str = _choice("batch", "batch", "frozen", "none")
+    """batch norm; frozen: with the first batch's statistics for ever (post 7); none: no norm layers, no biases"""
+    ghost_batch: int = _range(0, 0, 1_000_000)
+    """images that batch norm takes together in training; 0 takes the whole batch, the identity (claim C31: 32)"""
+    norm_scale: float = _range(1.0, 0, 100)
+    """initial scale of the norm layers; 1 is the identity"""
+    norm_scale_uniform: bool = _choice(False, True, False)
+    """draw the initial scales uniformly from 0..norm_scale, as torch did before 1.2 (posts 1-3)"""
+    norm_scale_frozen: bool = _choice(False, True, False)
+    """keep the scales at their initial value (claim C32)"""
+    whiten: bool = _choice(False, True, False)
+    """first layer: fixed patch-whitening filters 3x3, 3 -> 27, then 1x1 to `width` (claim C33)"""
     logit_scale: float = _range(0.125, 0, 1e3, above=True)
     """factor on the classifier's output"""
     epochs: int = _range(24, 1, 100_000)
@@ -55,25 +82,48 @@ class Config:
     lr_scale: float = _range(1.0, 0, 1e6, above=True)
     """factor on the whole learning-rate schedule; 1 is the identity"""
     warmup_frac: float = _range(5 / 24, 0, 1)
-    """length of the linear warm-up as a fraction of the epochs; linear decay to 0 after it"""
+    """length of the linear warm-up as a fraction of the epochs; linear decay after it"""
+    final_lr_ratio: float = _range(0.0, 0, 1)
+    """where the decay ends, as a fraction of the peak; 0 is the identity (claim C34: 0.1)"""
+    tail_frac: float = _range(0.0, 0, 1)
+    """fraction of the epochs, at the end, that stay at the final rate; 0 is the identity (claim C34: 2 epochs)"""
+    tail_to_zero: bool = _choice(False, True, False)
+    """in the tail the rate falls on to 0 instead of staying (posts 1, 2: 0.1, then 0.005, then 0)"""
+    solver: str = _choice("sgd", "sgd", "lars", "rmsprop", "adagrad", "adadelta", "adam")
+    """update rule; lars scales each filter's rate by ||w||/||g|| (claim C24), the last four are torch's (claim C40)"""
     momentum: float = _range(0.9, 0, 0.99999)
-    """Nesterov momentum"""
+    """momentum of sgd and lars"""
+    nesterov: bool = _choice(True, True, False)
+    """Nesterov's form of the momentum"""
     weight_decay: float = _range(5e-4, 0, 1)
     """coupled weight decay on every parameter, torch's convention (for the mean loss)"""
     bn_bias_lr_mult: float = _range(1.0, 0, 1e6, above=True)
-    """batch-norm biases: learning rate times this, weight decay divided by it; 1 is the identity"""
+    """batch-norm biases: learning rate times this, weight decay divided by it; 1 is the identity (claim C32: 64)"""
+    label_smoothing: float = _range(0.0, 0, 1)
+    """share of the target spread evenly over all classes; 0 is the identity (claim C29: 0.2)"""
     crop_pad_px: int = _range(4, 0, 16)
     """reflection padding from which the random crop is taken; 0 is the identity"""
     flip: bool = _choice(True, True, False)
     """mirror half of the images"""
     cutout_px: int = _range(8, 0, 32)
     """side of the square set to zero after normalisation; 0 is the identity"""
-    precision: str = _choice("fp32", "fp32", "bf16")
-    """arithmetic of forward and backward; bf16 keeps weights, statistics and loss in fp32"""
+    augment_by: str = _choice("image", "image", "group")
+    """draw crop, flip and cutout for each image, or deal each option to an equal group of them (post 8)"""
+    ema_decay: float = _range(0.0, 0, 0.999999)
+    """score a moving average of the weights, with this decay per step; 0 is off, the identity (claim C34: 0.99)"""
+    ema_every_steps: int = _range(5, 1, 100_000)
+    """steps between two updates of the moving average, each with ema_decay to this power"""
+    tta: str = _choice("none", "none", "flip", "shift")
+    """views averaged when scoring: the image; and its mirror (claim C35); and both shifted by 1 px (airbench level 2)"""
+    precision: str = _choice("fp32", "fp32", "bf16", "fp16")
+    """arithmetic of forward and backward; weights, statistics and loss stay fp32 (fp16: on CUDA only)"""
+    compile: bool = _choice(False, True, False)
+    """torch.compile the net (on CUDA only: no gain was measured on CPUs)"""
 
     def __post_init__(self) -> None:
         for knob in fields(self):
             object.__setattr__(self, knob.name, _checked(knob, getattr(self, knob.name)))
+        _refuse_nonsense(self)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -117,6 +167,53 @@ def _checked(knob: Any, value: Any) -> Any:
     return value
 
 
+_WITHOUT_EFFECT: list[tuple[str, Callable[[Config], bool], tuple[str, ...]]] = [
+    (
+        "net = dawn",
+        lambda config: config.net == "dawn",
+        ("residual_layers", "extra_layers", "residual_norm", "residual_act", "pool_place", "whiten"),
+    ),
+    (
+        "residual_layers = none",
+        lambda config: config.residual_layers == "none",
+        ("residual_norm", "residual_act"),
+    ),
+    (
+        "norm = none",
+        lambda config: config.norm == "none",
+        ("ghost_batch", "norm_scale", "norm_scale_uniform", "norm_scale_frozen", "bn_bias_lr_mult", "residual_norm"),
+    ),
+    ("norm = frozen", lambda config: config.norm == "frozen", ("ghost_batch",)),
+    (
+        "a solver other than sgd and lars",
+        lambda config: config.solver not in ("sgd", "lars"),
+        ("momentum", "nesterov"),
+    ),
+    ("tail_frac = 0", lambda config: config.tail_frac == 0, ("tail_to_zero",)),
+    ("ema_decay = 0", lambda config: config.ema_decay == 0, ("ema_every_steps",)),
+]
+"""(setting, whether a config has it, the knobs that it leaves without effect)"""
+
+
+def _refuse_nonsense(config: Config) -> None:
+    """Raises InputError for values that make no sense together: a knob was turned that has no effect, or a conflict."""
+    for setting, holds, knobs in _WITHOUT_EFFECT:
+        for name in knobs if holds(config) else ():
+            value, default = getattr(config, name), _FIELDS[name].default
+            if value != default:
+                raise InputError(f"{name} = {value!r} has no effect with {setting}: leave it at {default!r}")
+    if config.ghost_batch and config.batch_size % config.ghost_batch:
+        raise InputError(
+            f"ghost_batch = {config.ghost_batch} does not divide batch_size = {config.batch_size}: "
+            f"set it to a divisor, or to 0 for the whole batch"
+        )
+    if config.warmup_frac + config.tail_frac > 1:
+        raise InputError(
+            f"warmup_frac = {config.warmup_frac:g} and tail_frac = {config.tail_frac:g} are together more than 1: "
+            f"lower one of them"
+        )
+
+
 def parse_value(name: str, text: str) -> Any:
     """The value that `text` means for knob `name`; what doesn't parse is returned as text, for `Config` to refuse."""
     kind: Any = _FIELDS[name].type
@@ -146,14 +243,6 @@ def with_assignments(config: Config, assignments: Iterable[str]) -> Config:
             )
         values[name] = parse_value(name, text)
     return Config.from_dict(values)
-
-
-def s0() -> Config:
-    """Recipe S0: the ResNet-9 baseline (24 epochs, mean of 10 runs 94.08% on the original files; claim C14)."""
-    return Config()
-
-
-RECIPES = {"s0": s0}
 
 
 def load_config(path: Path) -> Config:

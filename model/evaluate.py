@@ -1,19 +1,43 @@
-"""Accuracy and loss on the held-out images."""
+"""Accuracy and loss on the held-out images: the averaged weights, the averaged views."""
+
+from copy import deepcopy
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 
-from model.augment import normalise
+from model.augment import SIDE_PX, normalise
 from model.config import Config
 from model.data import DeviceData
 
 EVAL_BATCH = 1000
 
 
+class Ema:
+    """A copy of the net whose floating-point state, batch-norm statistics included, follows by a moving average.
+
+    Every `every_steps` steps it moves by 1 - decay**every_steps; the count starts anew with each epoch (post 8).
+    """
+
+    def __init__(self, net: nn.Module, *, decay: float, every_steps: int) -> None:
+        self.net = deepcopy(net).requires_grad_(False)
+        self._decay, self._every_steps = decay, every_steps
+
+    @torch.no_grad()
+    def update(self, net: nn.Module, step: int) -> None:
+        """Follow `net` after its step number `step` of the epoch, from 0."""
+        if step % self._every_steps == 0:
+            torch._foreach_lerp_(_floats(self.net), _floats(net), 1 - self._decay**self._every_steps)
+
+
+def _floats(net: nn.Module) -> list[torch.Tensor]:
+    return [tensor for tensor in net.state_dict().values() if tensor.is_floating_point()]
+
+
 def autocast(config: Config, device: torch.device) -> torch.autocast:
-    """The context in which forward passes run: bf16 where the config asks for it, else nothing."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
+    """The context in which forward passes run: bf16 or fp16 where the config asks for it, else nothing."""
+    dtype = torch.float16 if config.precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=config.precision != "fp32")
 
 
 @torch.inference_mode()
@@ -24,8 +48,24 @@ def evaluate(net: nn.Module, config: Config, data: DeviceData) -> tuple[float, f
     loss = torch.zeros((), dtype=torch.float64, device=data.device)
     for images, labels in zip(data.eval_images.split(EVAL_BATCH), data.eval_labels.split(EVAL_BATCH), strict=True):
         with autocast(config, data.device):
-            logits = net(normalise(images, data.mean, data.std))
+            logits = tta_logits(net, normalise(images, data.mean, data.std), config.tta)
         correct += (logits.argmax(dim=1) == labels).sum()
-        loss += cross_entropy(logits.float(), labels, reduction="sum").double()
+        loss += cross_entropy(logits, labels, reduction="sum").double()
     count = len(data.eval_labels)
     return correct.item() / count, loss.item() / count
+
+
+def tta_logits(net: nn.Module, images: torch.Tensor, views: str) -> torch.Tensor:
+    """Logits [B, classes] in fp32, averaged over the views of images [B, 3, 32, 32] (`Config.tta`).
+
+    flip: the image and its mirror. shift: half of that, and a quarter for each of the same two views moved by one
+    pixel along the diagonal, up left and down right, over reflected borders.
+    """
+    if views == "none":
+        return net(images).float()
+    if views == "flip":
+        return (net(images).float() + net(images.flip(3)).float()) / 2
+    padded = pad(images, (1, 1, 1, 1), mode="reflect")
+    corners = [padded[:, :, :SIDE_PX, :SIDE_PX], padded[:, :, 2:, 2:]]
+    moved = [tta_logits(net, corner.contiguous(memory_format=torch.channels_last), "flip") for corner in corners]
+    return tta_logits(net, images, "flip") / 2 + (moved[0] + moved[1]) / 4

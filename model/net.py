@@ -1,71 +1,186 @@
-"""ResNet-9 of "How to Train Your ResNet" 4: eight 3x3 convolutions and one linear layer, any width."""
+"""The nets of "How to Train Your ResNet", any width: ResNet-9 with its variants, and the pre-activation net before it.
+
+A convolution block is a list of named parts (conv, norm, act, pool); a variant is another list or another part.
+"""
 
 from collections import OrderedDict
+from collections.abc import Iterable
 
 import torch
 from torch import nn
 
 from model.config import Config
+from model.layers import Celu, FrozenNorm, GhostNorm, Interleaved, MaxAndMean, Residual, Scale
+
+PATCHES = 27  # 3x3 pixels of 3 channels
+WHITEN_EPS = 1e-2  # post 8
+WHITEN_IMAGES = 10_000
+POOL_ORDERS = {  # Config.pool_place
+    "last": ("conv", "norm", "act", "pool"),
+    "before_act": ("conv", "norm", "pool", "act"),  # both are monotone: the same result, a quarter of the work
+    "before_norm": ("conv", "pool", "norm", "act"),
+}
 
 
-class Residual(nn.Module):
-    """x + branch(x): the skip path is clean, no activation after the sum."""
-
-    def __init__(self, branch: nn.Module) -> None:
-        super().__init__()
-        self.branch = branch
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.branch(x)
-
-
-class Scale(nn.Module):
-    """x times a constant."""
-
-    def __init__(self, factor: float) -> None:
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * self.factor
+def build_norm(config: Config, channels: int) -> nn.BatchNorm2d | None:
+    """The norm layer: scale and bias as the config says, eps 1e-5, running average 0.1."""
+    if config.norm == "none":
+        return None
+    if config.ghost_batch:
+        norm: nn.BatchNorm2d = GhostNorm(channels, config.ghost_batch)
+    else:
+        norm = FrozenNorm(channels) if config.norm == "frozen" else nn.BatchNorm2d(channels)
+    if config.norm_scale_uniform:
+        nn.init.uniform_(norm.weight, 0, config.norm_scale)
+    else:
+        nn.init.constant_(norm.weight, config.norm_scale)
+    norm.weight.requires_grad_(not config.norm_scale_frozen)
+    return norm
 
 
-def conv_block(c_in: int, c_out: int, *, pool: bool = False) -> nn.Sequential:
-    """Conv 3x3, batch norm, ReLU and (with `pool`) a 2x2 max-pool: [B, c_in, H, W] -> [B, c_out, H or H/2, W or W/2].
-
-    The pool stands before the ReLU: both are monotone, so the result is the same for a quarter of the ReLU's work.
-    """
-    parts: list[tuple[str, nn.Module]] = [
-        ("conv", nn.Conv2d(c_in, c_out, kernel_size=3, padding=1, bias=False)),
-        ("norm", nn.BatchNorm2d(c_out)),  # scale 1, bias 0, eps 1e-5, running average 0.1: torch's defaults are S0's
-    ]
-    if pool:
-        parts.append(("pool", nn.MaxPool2d(2)))
-    parts.append(("act", nn.ReLU(inplace=True)))
-    return nn.Sequential(OrderedDict(parts))
+def build_act(config: Config) -> nn.Module:
+    return Celu(config.celu_alpha) if config.celu_alpha else nn.ReLU(inplace=True)
 
 
-def residual(c: int) -> Residual:
-    return Residual(nn.Sequential(OrderedDict(conv1=conv_block(c, c), conv2=conv_block(c, c))))
+def named(**parts: nn.Module | None) -> nn.Sequential:
+    return nn.Sequential(OrderedDict((name, part) for name, part in parts.items() if part is not None))
 
 
-def build_net(config: Config, num_classes: int) -> nn.Sequential:
-    """ResNet-9, "Residual:L1+L3": images [B, 3, 32, 32] -> logits [B, num_classes].
+def conv_block(
+    config: Config, c_in: int, c_out: int, parts: Iterable[str] = ("conv", "norm", "act"), *, kernel_px: int = 3
+) -> nn.Sequential:
+    """The named parts in this order: [B, c_in, H, W] -> [B, c_out, H, W], halved in H and W where `pool` is a part."""
+    make = {
+        "conv": lambda: nn.Conv2d(c_in, c_out, kernel_px, padding=kernel_px // 2, bias=False),
+        "norm": lambda: build_norm(config, c_out),
+        "act": lambda: build_act(config),
+        "pool": lambda: nn.MaxPool2d(2),
+    }
+    return named(**{part: make[part]() for part in parts})
 
-    Width 64 with 10 classes is the published net (6,573,120 parameters). Initialised from torch's global generator.
-    """
+
+def residual(config: Config, c: int) -> nn.Sequential:
+    """x + two convolution blocks, then what the config places after the sum: [B, c, H, W] -> the same."""
+    places = {"norm": config.residual_norm, "act": config.residual_act}
+    in_branch = [part for part, place in places.items() if place == "in_branch"]
+    after = [part for part, place in places.items() if place == "after_add"]
+    branch = named(conv1=conv_block(config, c, c), conv2=conv_block(config, c, c, ["conv", *in_branch]))
+    return named(sum=Residual(branch), **dict(conv_block(config, c, c, after).named_children()))
+
+
+def prep(config: Config) -> nn.Sequential:
+    """The first layer: [B, 3, 32, 32] -> [B, width, 32, 32]."""
+    if not config.whiten:
+        return conv_block(config, 3, config.width)
+    whiten = nn.Conv2d(3, PATCHES, 3, padding=1, bias=False).requires_grad_(False)  # filled by fit_to_data
+    return named(whiten=whiten, **dict(conv_block(config, PATCHES, config.width, kernel_px=1).named_children()))
+
+
+def resnet9(config: Config, num_classes: int) -> nn.Sequential:
+    """The backbone of post 4 with the extra convolutions and residual pairs that the config names."""
     w = config.width
-    net = nn.Sequential(
-        OrderedDict(
-            prep=conv_block(3, w),
-            layer1=nn.Sequential(OrderedDict(conv=conv_block(w, 2 * w, pool=True), residual=residual(2 * w))),
-            layer2=conv_block(2 * w, 4 * w, pool=True),
-            layer3=nn.Sequential(OrderedDict(conv=conv_block(4 * w, 8 * w, pool=True), residual=residual(8 * w))),
-            pool=nn.MaxPool2d(4),
-            flatten=nn.Flatten(),
-            linear=nn.Linear(8 * w, num_classes, bias=False),
-            scale=Scale(config.logit_scale),
+
+    def layer(number: int, c_in: int, c_out: int) -> nn.Sequential:
+        return named(
+            conv=conv_block(config, c_in, c_out, POOL_ORDERS[config.pool_place]),
+            extra=conv_block(config, c_out, c_out) if str(number) in config.extra_layers else None,
+            residual=residual(config, c_out) if str(number) in config.residual_layers else None,
         )
+
+    return named(
+        prep=prep(config),
+        layer1=layer(1, w, 2 * w),
+        layer2=layer(2, 2 * w, 4 * w),
+        layer3=layer(3, 4 * w, 8 * w),
+        pool=nn.MaxPool2d(4),
+        flatten=nn.Flatten(),
+        linear=nn.Linear(8 * w, num_classes, bias=False),
+        scale=Scale(config.logit_scale),
     )
+
+
+class PreActBlock(nn.Module):
+    """Norm and activation, then two 3x3 convolutions beside a skip that starts after the activation (posts 1-3)."""
+
+    def __init__(self, config: Config, c_in: int, c_out: int, stride: int) -> None:
+        super().__init__()
+        self.pre = conv_block(config, c_in, c_in, ("norm", "act"))
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False)
+        self.mid = conv_block(config, c_out, c_out, ("norm", "act"))
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1, bias=False)
+        self.skip = nn.Identity() if stride == 1 else nn.Conv2d(c_in, c_out, 1, stride, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.pre(x)
+        return self.skip(x) + self.conv2(self.mid(self.conv1(x)))
+
+
+def dawn(config: Config, num_classes: int) -> nn.Sequential:
+    """The net that posts 1-3 start from: four stages of two pre-activation blocks."""
+    w = config.width
+    stages = [(w, w, 1), (w, 2 * w, 2), (2 * w, 4 * w, 2), (4 * w, 4 * w, 2)]
+    layers = {
+        f"layer{number}": named(
+            block0=PreActBlock(config, c_in, c_out, stride), block1=PreActBlock(config, c_out, c_out, 1)
+        )
+        for number, (c_in, c_out, stride) in enumerate(stages, start=1)
+    }
+    return named(
+        prep=nn.Conv2d(3, w, 3, padding=1, bias=False),
+        **layers,
+        pool=MaxAndMean(),
+        linear=nn.Linear(8 * w, num_classes),
+        scale=Scale(config.logit_scale),
+    )
+
+
+NETS = {"resnet9": resnet9, "dawn": dawn}
+
+
+def build_net(config: Config, num_classes: int) -> nn.Module:
+    """Images [B, 3, 32, 32] -> logits [B, num_classes], initialised from torch's global generator.
+
+    Width 64 with 10 classes is the published ResNet-9 (6,573,120 parameters). `fit_to_data` must follow before the
+    first step where the config has patch whitening or frozen statistics.
+    """
+    net: nn.Module = NETS[config.net](config, num_classes)
+    if config.ghost_batch:
+        net = Interleaved(net, config.ghost_batch)
     # Convolutions run about 1.5x faster on channels-last activations, on CPUs and on tensor cores.
     return net.to(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def fit_to_data(net: nn.Module, config: Config, images: torch.Tensor) -> None:
+    """Set what depends on the data: whitening filters, and frozen statistics from the first `batch_size` images.
+
+    Args:
+        images: normalised training images [N, 3, 32, 32], not augmented.
+    """
+    if config.whiten:
+        whiten = net.get_submodule("net.prep.whiten" if config.ghost_batch else "prep.whiten")
+        assert isinstance(whiten, nn.Conv2d)
+        whiten.weight.copy_(whitening_filters(images))
+    if config.norm == "frozen":
+        norms = [module for module in net.modules() if isinstance(module, FrozenNorm)]
+        for norm in norms:
+            norm.measuring = True
+        net(images[: config.batch_size])
+        for norm in norms:
+            norm.measuring = False
+
+
+def whitening_filters(images: torch.Tensor) -> torch.Tensor:
+    """Filters [27, 3, 3, 3] whose outputs on the images' patches have the identity as second moment, up to an eps of
+    1e-2 on the eigenvalues: the eigenvectors of the uncentred second moment, each over the root of its eigenvalue.
+
+    Args:
+        images: [N, 3, 32, 32], all 900 unpadded patches of each are used.
+    """
+    moment = torch.zeros(PATCHES, PATCHES, dtype=torch.float64, device=images.device)
+    for chunk in images.split(500):
+        patches = nn.functional.unfold(chunk, 3).transpose(0, 1).flatten(1)  # [27, N * 900]
+        moment += (patches @ patches.T).double()
+    eigenvalues, eigenvectors = torch.linalg.eigh(moment / (len(images) * 900 - 1))
+    filters = eigenvectors / (eigenvalues + WHITEN_EPS).sqrt()
+    return filters.T.reshape(PATCHES, 3, 3, 3).float()

@@ -1,4 +1,4 @@
-"""Learning-rate schedule, parameter groups and the optimiser of the published runs."""
+"""Learning-rate schedule, parameter groups and update rules."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,64 +8,98 @@ from torch import nn
 
 from model.config import Config
 
+LARS_EPS = 1e-2
+
 
 def lr_schedule(config: Config, epoch: float) -> float:
-    """Learning rate (for the mean loss) at a fractional epoch: from 0 up to the peak over the warm-up, then down to 0.
+    """Learning rate (for the mean loss) at a fractional epoch: up to the peak, down to its final ratio, then the tail.
 
-    With S0's 24 epochs the knots are [0, 5, 24] -> [0, 0.4, 0]. Outside 0..epochs the end values hold.
+    Straight lines between knots; outside of 0..epochs the end values hold. S0's 24 epochs have [0, 5, 24] ->
+    [0, 0.4, 0]; S7's 13 have [0, 2.6, 11, 13] -> [0, 1, 0.1, 0.1].
     """
     peak = config.peak_lr * config.lr_scale
-    warmup_epochs = config.warmup_frac * config.epochs
-    epoch = min(max(epoch, 0.0), float(config.epochs))
-    if epoch < warmup_epochs:
-        return peak * epoch / warmup_epochs
-    if warmup_epochs == config.epochs:  # nothing is left to decay over
-        return peak
-    return peak * (config.epochs - epoch) / (config.epochs - warmup_epochs)
+    final = peak * config.final_lr_ratio
+    warm, end = config.warmup_frac * config.epochs, float(config.epochs)
+    tail = end - config.tail_frac * config.epochs
+    epoch = min(max(epoch, 0.0), end)
+    if epoch < warm:
+        return peak * epoch / warm
+    if epoch <= tail:
+        return final + (peak - final) * (tail - epoch) / (tail - warm) if tail > warm else peak
+    return final * (end - epoch) / (end - tail) if config.tail_to_zero else final
 
 
-class Nesterov(torch.optim.Optimizer):
-    """SGD with Nesterov momentum and coupled weight decay, the learning rate inside the velocity.
+class Sgd(torch.optim.Optimizer):
+    """SGD with momentum and coupled weight decay, the learning rate inside the velocity.
 
-    v = rho*v - lr*(g + wd*w), then w = w + rho*v - lr*(g + wd*w): the rule of D. Page's cifar10-fast. It differs from
-    torch.optim.SGD(nesterov=True) only while the learning rate changes, which under a schedule is always.
+    d = -lr*(g + wd*w), v = rho*v + d, then w = w + d + rho*v with Nesterov's form, else w = w + v: the rule of
+    D. Page's cifar10-fast. It differs from torch.optim.SGD only while the learning rate changes, which under a
+    schedule is always. With `lars` the learning rate of each filter (or row of a matrix) w is multiplied by
+    ||w|| / (||g|| + 0.01), as in cifar10-fast; vectors, such as batch-norm parameters, keep theirs.
     """
 
-    def __init__(self, params: Any, *, lr: float, momentum: float, weight_decay: float) -> None:
+    def __init__(
+        self, params: Any, *, lr: float, momentum: float, weight_decay: float, nesterov: bool, lars: bool = False
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self._nesterov, self._lars = nesterov, lars
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         assert closure is None, "the loss is not evaluated again"
         for group in self.param_groups:
-            weights = group["params"]
+            weights, momentum = group["params"], group["momentum"]
+            if not weights:
+                continue
             for weight in weights:
                 if "velocity" not in self.state[weight]:
                     self.state[weight]["velocity"] = torch.zeros_like(weight)
             velocities = [self.state[weight]["velocity"] for weight in weights]
             updates = torch._foreach_add([weight.grad for weight in weights], weights, alpha=group["weight_decay"])
             torch._foreach_mul_(updates, -group["lr"])
-            torch._foreach_mul_(velocities, group["momentum"])
+            if self._lars:
+                for update, weight in zip(updates, weights, strict=True):
+                    if weight.dim() > 1:
+                        update.mul_(_norm(weight) / (_norm(weight.grad) + LARS_EPS))
+            torch._foreach_mul_(velocities, momentum)
             torch._foreach_add_(velocities, updates)
-            torch._foreach_add_(weights, updates)
-            torch._foreach_add_(weights, velocities, alpha=group["momentum"])
+            if self._nesterov:
+                torch._foreach_add_(weights, updates)
+                torch._foreach_add_(weights, velocities, alpha=momentum)
+            else:
+                torch._foreach_add_(weights, velocities)
 
 
-def build_optimizer(config: Config, net: nn.Module) -> Nesterov:
+def _norm(weight: torch.Tensor) -> torch.Tensor:
+    """The norm of each filter: [C, ...] -> [C, 1, ...]."""
+    return weight.norm(dim=tuple(range(1, weight.dim())), keepdim=True)
+
+
+def build_optimizer(config: Config, net: nn.Module) -> torch.optim.Optimizer:
     """One group for the batch-norm biases, one for the rest; each group's `lr_mult` multiplies the schedule.
 
-    The biases' weight decay is divided by the multiplier, so that lr*wd stays the same (post 8).
+    The biases' weight decay is divided by the multiplier, so that lr*wd stays the same (post 8). Frozen parameters are
+    in no group. rmsprop, adagrad, adadelta and adam are torch's, with torch's defaults but for the Torch blog's
+    adadelta rho 0.3.
     """
-    biases = [module.bias for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
-    bias_ids = {id(bias) for bias in biases}
-    others = [weight for weight in net.parameters() if id(weight) not in bias_ids]
-    assert len(biases) + len(others) == len(list(net.parameters())), "every parameter is in exactly one group"
-    mult = config.bn_bias_lr_mult
+    norm_biases = {id(module.bias) for module in net.modules() if isinstance(module, nn.BatchNorm2d)}
+    trained = [weight for weight in net.parameters() if weight.requires_grad]
+    mult, decay = config.bn_bias_lr_mult, config.weight_decay
     groups = [
-        {"params": others, "lr_mult": 1.0, "weight_decay": config.weight_decay},
-        {"params": biases, "lr_mult": mult, "weight_decay": config.weight_decay / mult},
+        {"params": [w for w in trained if id(w) not in norm_biases], "lr_mult": 1.0, "weight_decay": decay},
+        {"params": [w for w in trained if id(w) in norm_biases], "lr_mult": mult, "weight_decay": decay / mult},
     ]
-    return Nesterov(groups, lr=0.0, momentum=config.momentum, weight_decay=config.weight_decay)
+    match config.solver:
+        case "rmsprop":
+            return torch.optim.RMSprop(groups)
+        case "adagrad":
+            return torch.optim.Adagrad(groups)
+        case "adadelta":
+            return torch.optim.Adadelta(groups, rho=0.3)
+        case "adam":
+            return torch.optim.Adam(groups)
+    momentum = {"momentum": config.momentum, "nesterov": config.nesterov}
+    return Sgd(groups, lr=0.0, weight_decay=decay, lars=config.solver == "lars", **momentum)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

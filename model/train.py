@@ -15,14 +15,16 @@ import tyro
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from model.augment import augment, draw
+from model.augment import augment, draw, normalise
 from model.command import run_command
-from model.config import RECIPES, Config, InputError, load_config, nearest, save_config, with_assignments
+from model.config import Config, InputError, load_config, nearest, save_config, with_assignments
 from model.data import DeviceData, describe, hold_out, take, to_device
-from model.evaluate import autocast, evaluate
+from model.evaluate import Ema, autocast, evaluate
 from model.meter import now_s
-from model.net import build_net
-from model.optim import Nesterov, build_optimizer, lr_schedule, set_lr
+from model.net import WHITEN_IMAGES, build_net, fit_to_data
+from model.optim import build_optimizer, lr_schedule, set_lr
+from model.parallel import average, data_parallel, place, running_statistics
+from model.recipes import RECIPES
 from model.sources import load
 
 
@@ -44,6 +46,8 @@ class EpochMetrics:
     """learning rate of the epoch's last step"""
     train_s: float
     """training time since the first batch: no start-up, warm-up step, evaluation or pauses"""
+    warm_up_s: float
+    """the untimed step on random data before it: kernel selection, compilation, allocation"""
 
     @property
     def diverged(self) -> bool:
@@ -55,14 +59,21 @@ class TrainState:
     """All that changes while training. Its `state_dict()` may be saved after any epoch and loaded to go on."""
 
     net: nn.Module
-    optimizer: Nesterov
+    optimizer: torch.optim.Optimizer
+    ema: Ema | None
     epoch: int = 0
     train_s: float = 0.0
+
+    @property
+    def scored_net(self) -> nn.Module:
+        """The net whose accuracy counts: the moving average, where there is one."""
+        return self.ema.net if self.ema else self.net
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "net": self.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.net.state_dict() if self.ema else None,
             "epoch": self.epoch,
             "train_s": self.train_s,
         }
@@ -70,6 +81,8 @@ class TrainState:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema:
+            self.ema.net.load_state_dict(state["ema"])
         self.epoch, self.train_s = state["epoch"], state["train_s"]
 
 
@@ -78,7 +91,8 @@ def init_state(config: Config, data: DeviceData, seed: int) -> TrainState:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_stream(seed, 0))
         net = build_net(config, data.num_classes).to(data.device)
-    return TrainState(net, build_optimizer(config, net))
+    ema = Ema(net, decay=config.ema_decay, every_steps=config.ema_every_steps) if config.ema_decay else None
+    return TrainState(net, build_optimizer(config, net), ema)
 
 
 def train(
@@ -86,77 +100,125 @@ def train(
 ) -> Iterator[EpochMetrics]:
     """Train on the data's device and yield after each epoch; stops early only when the loss is no longer finite.
 
+    In a process group (`model.parallel`) each rank trains on its share of every batch, and all yield the same.
+
     Args:
         seed: fixes initial weights, order and augmentation. On CPU the metrics follow bit for bit from config, data,
             seed and number of threads.
         state: where to go on; kept up to date, so that it may be saved after any yield. None starts anew.
 
     Raises:
-        InputError: there are fewer training images than one batch.
+        InputError: there are fewer training images than one batch, or the device can't do what the config asks.
     """
-    check_batch(config, len(data.train_labels))
+    rank, ranks = place()
+    check_batch(config, len(data.train_labels), ranks)
+    check_device(config, data.device)
     examples = len(data.train_labels)
     steps = examples // config.batch_size
     state = state or init_state(config, data, seed)
-    _warm_up(config, data, state)
+    forward = data_parallel(state.net)
+    if config.compile:
+        forward = torch.compile(forward)
+    warm_up_s = _warm_up(config, data, state, forward)
 
     while state.epoch < config.epochs:
         # The random choices of an epoch depend on seed and epoch only, so no generator needs saving.
         generator = torch.Generator().manual_seed(_stream(seed, 1 + state.epoch))
         start_s = now_s(data.device)
+        if state.epoch == 0:
+            _fit_to_data(config, data, state)
         order = torch.randperm(examples, generator=generator).to(data.device, non_blocking=True)
         choices = draw(examples, config, generator).to(data.device)
         state.net.train()
         total_loss = torch.zeros((), device=data.device)
         for step in range(steps):
-            batch = slice(step * config.batch_size, (step + 1) * config.batch_size)
+            batch = slice(step * config.batch_size + rank, (step + 1) * config.batch_size, ranks)
             index = order[batch]
             lr = lr_schedule(config, state.epoch + (step + 1) / steps)
             set_lr(state.optimizer, lr)
             inputs = augment(data.train_images[index], choices.of(batch), config, data.mean, data.std)
-            total_loss += _step(config, state, inputs, data.train_labels[index])
+            total_loss += train_step(config, forward, state.optimizer, inputs, data.train_labels[index])
+            if state.ema:
+                state.ema.update(state.net, step)
+        average([total_loss, *running_statistics(state.net), *running_statistics(state.scored_net)])
         state.train_s += now_s(data.device) - start_s
         state.epoch += 1
 
         train_loss = total_loss.item() / steps
-        acc, loss = evaluate(state.net, config, data)
-        metrics = EpochMetrics(state.epoch, train_loss, data.eval_split, acc, loss, lr, state.train_s)
+        acc, loss = evaluate(state.scored_net, config, data)
+        metrics = EpochMetrics(state.epoch, train_loss, data.eval_split, acc, loss, lr, state.train_s, warm_up_s)
         yield metrics
         if metrics.diverged:
             return
 
 
-def check_batch(config: Config, examples: int) -> None:
-    """Raises InputError when there are fewer training images than one batch."""
+def check_batch(config: Config, examples: int, ranks: int = 1) -> None:
+    """Raises InputError when there are fewer training images than one batch, or ranks can't share a batch evenly."""
     if examples < config.batch_size:
         raise InputError(
             f"batch_size = {config.batch_size} is more than the {examples} training images: "
             f"lower it (--set batch_size={examples // 2 or 1}) or train on more images"
         )
+    if config.batch_size % (ranks * (config.ghost_batch or 1)):
+        ghosts = f" in groups of ghost_batch = {config.ghost_batch}" if config.ghost_batch else ""
+        raise InputError(
+            f"batch_size = {config.batch_size} can't be shared evenly by {ranks} ranks{ghosts}: make it a multiple of "
+            f"{ranks * (config.ghost_batch or 1)}"
+        )
 
 
-def _step(config: Config, state: TrainState, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def check_device(config: Config, device: torch.device) -> None:
+    """Raises InputError when the config asks for what only CUDA does."""
+    if device.type != "cuda":
+        if config.precision == "fp16":
+            raise InputError("precision = 'fp16' needs a CUDA device, and there is none: use bf16 or fp32")
+        if config.compile:
+            raise InputError("compile = true needs a CUDA device, and there is none: leave it at false")
+
+
+def train_step(
+    config: Config, forward: nn.Module, optimizer: torch.optim.Optimizer, inputs: torch.Tensor, labels: torch.Tensor
+) -> torch.Tensor:
     """One optimiser step on a batch; returns its mean loss, still on the device (reading it would stall the queue)."""
     with autocast(config, inputs.device):
-        logits = state.net(inputs)
-    loss = cross_entropy(logits.float(), labels)
-    state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    state.optimizer.step()
+        logits = forward(inputs)
+    loss = cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
+    optimizer.zero_grad(set_to_none=True)
+    if config.precision == "fp16":  # a constant scale, that of a summed loss, keeps small gradients and needs no sync
+        (loss * config.batch_size).backward()
+        grads = [weight.grad for weight in forward.parameters() if weight.grad is not None]
+        torch._foreach_div_(grads, config.batch_size)
+    else:
+        loss.backward()
+    optimizer.step()
     return loss.detach()
 
 
-def _warm_up(config: Config, data: DeviceData, state: TrainState) -> None:
-    """One step on random data with a copy of the net, so that kernel selection and allocation stay off the clock."""
-    net = deepcopy(state.net)
-    spare = TrainState(net, build_optimizer(config, net))
+def _fit_to_data(config: Config, data: DeviceData, state: TrainState) -> None:
+    """What the net takes from the data before its first step: patch whitening, frozen statistics."""
+    if config.whiten or config.norm == "frozen":
+        fit_to_data(state.net, config, normalise(data.train_images[:WHITEN_IMAGES], data.mean, data.std))
+        if state.ema:
+            state.ema.net.load_state_dict(state.net.state_dict())
+
+
+def _warm_up(config: Config, data: DeviceData, state: TrainState, forward: nn.Module) -> float:
+    """One step on random data, undone afterwards, so that kernel selection, compilation and allocation stay off the
+    clock; returns its seconds."""
+    torch.backends.cudnn.benchmark = data.device.type == "cuda"
+    start_s = now_s(data.device)
+    before = deepcopy(state.state_dict())
+    _, ranks = place()
+    share = config.batch_size // ranks
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (config.batch_size, 32, 32, 3), dtype=torch.uint8, generator=generator)
-    labels = torch.randint(data.num_classes, (config.batch_size,), generator=generator)
-    choices = draw(config.batch_size, config, generator).to(data.device)
+    images = torch.randint(256, (share, 32, 32, 3), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(data.num_classes, (share,), generator=generator)
+    choices = draw(share, config, generator).to(data.device)
     inputs = augment(images.to(data.device), choices, config, data.mean, data.std)
-    net.train()
-    _step(config, spare, inputs, labels.to(data.device))
+    state.net.train()
+    train_step(config, forward, state.optimizer, inputs, labels.to(data.device))
+    state.load_state_dict(before)
+    return now_s(data.device) - start_s
 
 
 def _stream(seed: int, number: int) -> int:
@@ -233,7 +295,7 @@ def _chosen(options: Options) -> tuple[Config, Any]:
         raise InputError(f"--seed {options.seed}: it must be 0 or more")
     if options.threads is not None and options.threads < 1:
         raise InputError(f"--threads {options.threads}: it must be 1 or more")
-    config = load_config(options.config) if options.config else RECIPES[options.recipe]()
+    config = load_config(options.config) if options.config else RECIPES[options.recipe].config()
     config = with_assignments(config, [text for texts in options.set for text in texts])
     data = load(options.data)
     if options.train_examples is not None:

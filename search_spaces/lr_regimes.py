@@ -12,7 +12,7 @@ Each key of `domains` is a field of model.config.Config, where its unit and mean
 factors), Uniform, IntUniform or Choice, and holds the base's value.
 """
 
-from model.config import s0
+from model.recipes import s0
 from search_spaces.space import IntUniform, LogUniform, SearchSpace, Uniform
 
 SPACE = SearchSpace(

@@ -232,7 +232,7 @@ def test_zero_configs_or_seeds(refused: Refused, run_copy: Path, command: Module
 
 def test_resume_of_another_space(refused: Refused, run_copy: Path, tmp_path: Path) -> None:
     (tmp_path / "other.py").write_text(
-        "from model.config import s0\nfrom search_spaces.space import Choice, SearchSpace\n"
+        "from model.recipes import s0\nfrom search_spaces.space import Choice, SearchSpace\n"
         "SPACE = SearchSpace(s0(), {'flip': Choice((True, False))})\n"
     )
     line = refused(tune.search, "--resume", "done", "--space", "other.py")

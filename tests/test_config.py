@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from model.config import Config, InputError, load_config, s0, save_config, with_assignments
+from model.config import Config, InputError, load_config, save_config, with_assignments
+from model.recipes import s0
 
 # For every field: its ends or choices, and values that are refused.
 ALLOWED: dict[str, list[Any]] = {

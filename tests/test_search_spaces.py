@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import search_spaces
-from model.config import Config, InputError, s0
+from model.config import Config, InputError
+from model.recipes import s0
 from search_spaces.space import Choice, Domain, IntUniform, LogUniform, SearchSpace, Uniform
 
 SPACE = SearchSpace(
@@ -23,7 +24,8 @@ SPACE = SearchSpace(
     },
 )
 HEAD = """\
-from model.config import Config, s0
+from model.config import Config
+from model.recipes import s0
 from search_spaces.space import Choice, IntUniform, LogUniform, SearchSpace, Uniform
 """  # two lines
 GOOD = HEAD + 'SPACE = SearchSpace(base=s0(), domains={"cutout_px": IntUniform(0, 12)})\n'
