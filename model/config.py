@@ -114,7 +114,7 @@ class Config:
     ema_every_steps: int = _range(5, 1, 100_000)
     """steps between two updates of the moving average, each with ema_decay to this power"""
     tta: str = _choice("none", "none", "flip", "shift")
-    """views averaged when scoring: the image; and its mirror (claim C35); and both shifted by 1 px (airbench level 2)"""
+    """views averaged when scoring: the image; its mirror (claim C35); both shifted by 1 px (airbench level 2)"""
     precision: str = _choice("fp32", "fp32", "bf16", "fp16")
     """arithmetic of forward and backward; weights, statistics and loss stay fp32 (fp16: on CUDA only)"""
     compile: bool = _choice(False, True, False)

@@ -46,7 +46,7 @@ class _CpuCelu(torch.autograd.Function):
     """torch's celu on CPUs spends its time in expm1; exp in fp32 is as good here, and 4 x as fast in small chunks."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, alpha: float) -> torch.Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: torch.Tensor, alpha: float) -> torch.Tensor:
         wide = torch.promote_types(x.dtype, torch.float32)
         for part in x.split(max(1, CELU_CHUNK * len(x) // x.numel())):
             negative = part.clamp(max=0).to(wide).mul_(1 / alpha).exp_().sub_(1).mul_(alpha)
@@ -57,7 +57,7 @@ class _CpuCelu(torch.autograd.Function):
         return x
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         (out,) = ctx.saved_tensors
         return torch.ops.aten.elu_backward(grad, ctx.alpha, 1, 1 / ctx.alpha, True, out), None
 
@@ -109,7 +109,7 @@ def merged_norm(
 
 
 class Interleaved(nn.Module):
-    """Runs a net that works on groups of consecutive images so that, of k groups, group i holds the images i, i + k, ...
+    """Runs a net that works on groups of consecutive images so that group i of k holds the images i, i + k, ...
 
     So post 8 splits a batch. Moving the input once is cheaper than strided statistics in every norm.
     """

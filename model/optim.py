@@ -98,8 +98,14 @@ def build_optimizer(config: Config, net: nn.Module) -> torch.optim.Optimizer:
             return torch.optim.Adadelta(groups, rho=0.3)
         case "adam":
             return torch.optim.Adam(groups)
-    momentum = {"momentum": config.momentum, "nesterov": config.nesterov}
-    return Sgd(groups, lr=0.0, weight_decay=decay, lars=config.solver == "lars", **momentum)
+    return Sgd(
+        groups,
+        lr=0.0,
+        momentum=config.momentum,
+        weight_decay=decay,
+        nesterov=config.nesterov,
+        lars=config.solver == "lars",
+    )
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -64,7 +64,7 @@ def s6() -> Config:
 
 
 def s7() -> Config:
-    """A moving average of the weights; the rate ends at a tenth of its peak and stays there for 2 epochs (claim C34)."""
+    """A moving average of the weights; the rate ends at a tenth of its peak, 2 epochs before the end (claim C34)."""
     return replace(s6(), ema_decay=0.99, final_lr_ratio=0.1, tail_frac=2 / 13, epochs=13)
 
 
