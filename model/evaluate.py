@@ -9,8 +9,9 @@ from torch.nn.functional import cross_entropy, pad
 from model.augment import SIDE_PX, normalise
 from model.config import Config
 from model.data import DeviceData
+from model.parallel import average, place
 
-EVAL_BATCH = 1000
+EVAL_BATCH = 250  # on CPUs activations then stay in the cache: 1.4 x as fast as 1,000 at width 16
 
 
 class Ema:
@@ -42,17 +43,22 @@ def autocast(config: Config, device: torch.device) -> torch.autocast:
 
 @torch.inference_mode()
 def evaluate(net: nn.Module, config: Config, data: DeviceData) -> tuple[float, float]:
-    """Accuracy (0..1) and mean cross entropy over all evaluation images, with running batch-norm statistics."""
+    """Accuracy (0..1) and mean cross entropy over all evaluation images, with running batch-norm statistics.
+
+    In a process group each rank scores its share of the images, and all return the same.
+    """
     net.eval()
-    correct = torch.zeros((), dtype=torch.int64, device=data.device)
-    loss = torch.zeros((), dtype=torch.float64, device=data.device)
-    for images, labels in zip(data.eval_images.split(EVAL_BATCH), data.eval_labels.split(EVAL_BATCH), strict=True):
+    rank, ranks = place()
+    all_images, all_labels = data.eval_images[rank::ranks], data.eval_labels[rank::ranks]
+    sums = torch.zeros(2, dtype=torch.float64, device=data.device)  # right answers, loss
+    for images, labels in zip(all_images.split(EVAL_BATCH), all_labels.split(EVAL_BATCH), strict=True):
         with autocast(config, data.device):
             logits = tta_logits(net, normalise(images, data.mean, data.std), config.tta)
-        correct += (logits.argmax(dim=1) == labels).sum()
-        loss += cross_entropy(logits, labels, reduction="sum").double()
-    count = len(data.eval_labels)
-    return correct.item() / count, loss.item() / count
+        sums[0] += (logits.argmax(dim=1) == labels).sum()
+        sums[1] += cross_entropy(logits, labels, reduction="sum")
+    average([sums])
+    correct, loss = (sums * ranks / len(data.eval_labels)).tolist()
+    return correct, loss
 
 
 def tta_logits(net: nn.Module, images: torch.Tensor, views: str) -> torch.Tensor:

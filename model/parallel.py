@@ -4,6 +4,8 @@ Rank r of k trains on the images r, r + k, ... of a batch. Batch norm sees a ran
 would; gradients and running statistics are averaged over the ranks, so all hold the same state after every epoch.
 """
 
+import warnings
+
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -17,7 +19,11 @@ def place() -> tuple[int, int]:
 
 def data_parallel(net: nn.Module) -> nn.Module:
     """The net, in a process group with gradients that are averaged over the ranks in the backward pass."""
-    return DistributedDataParallel(net, broadcast_buffers=False) if place()[1] > 1 else net
+    if place()[1] == 1:
+        return net
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")  # its successor is new in 2.14
+        return DistributedDataParallel(net, broadcast_buffers=False)
 
 
 @torch.no_grad()

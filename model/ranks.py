@@ -1,0 +1,198 @@
+"""The processes of a data-parallel training run, and how well they scale. `model.parallel` is what they share."""
+
+import io
+import multiprocessing
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torch.distributed as dist
+
+from model.config import Config
+from model.data import Dataset, to_device
+from model.train import EpochMetrics, check_batch, init_state, train
+
+TIMED_EPOCHS, TIMED_STEPS = 4, 4
+FAREWELL_S = 2.0  # what ranks get to say, or to die, once one of them is in trouble
+
+
+class RankError(RuntimeError):
+    """A rank died or failed; the run can go on from its last saved state, in new processes."""
+
+
+class Ranks:
+    """`ranks` processes that train together, each on its own GPU (NCCL), or on CPU threads (gloo) where there is none.
+
+    They start once, train one run after another, and die with the process that made them, however it ends.
+
+    Args:
+        threads: CPU threads of each rank.
+    """
+
+    def __init__(self, dataset: Dataset, ranks: int, *, threads: int) -> None:
+        self.ranks = ranks
+        self.state: dict[str, Any] | None = None
+        """what `TrainState.state_dict()` of the run was after its last epoch, on the CPU"""
+        self._folder = tempfile.TemporaryDirectory(prefix="ranks-")
+        store = Path(self._folder.name) / "store"
+        context = multiprocessing.get_context("spawn")
+        self._pipes: list[Connection] = []
+        self._processes = []
+        for rank in range(ranks):
+            ours, theirs = context.Pipe()
+            arguments = (rank, ranks, dataset, threads, store, theirs)
+            process = context.Process(target=_rank_main, args=arguments, daemon=True)
+            process.start()
+            theirs.close()  # so that its death reads as the end of the pipe
+            self._pipes.append(ours)
+            self._processes.append(process)
+
+    def train(self, config: Config, *, seed: int = 0, state: dict[str, Any] | None = None) -> Iterator[EpochMetrics]:
+        """As `model.train.train`, over the ranks; `self.state` may be saved after any yield and given as `state`.
+
+        Raises:
+            InputError: the images of a batch can't be shared evenly, or there are fewer of them than a batch.
+            RankError: a rank died or failed; all the others are gone then, too.
+        """
+        self.state = state
+        self._send(("start", config, seed, _packed(state) if state else None))
+        self._receive()
+        while True:
+            self._send(("epoch",))
+            replies = self._receive()
+            if replies[0] is None:
+                return
+            metrics, packed = replies[0]
+            self.state = torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True)
+            yield metrics
+
+    def _send(self, message: tuple[Any, ...]) -> None:
+        for rank, pipe in enumerate(self._pipes):
+            try:
+                pipe.send(message)
+            except OSError:
+                raise self._broken({rank: "is gone"}) from None
+
+    def _receive(self) -> list[Any]:
+        """One reply of each rank."""
+        replies: dict[int, Any] = {}
+        troubles: dict[int, str] = {}
+        waiting = {pipe: rank for rank, pipe in enumerate(self._pipes)}
+        while waiting:
+            ready = wait(list(waiting), timeout=FAREWELL_S if troubles else None)
+            if not ready:  # the others wait in vain for one that is in trouble
+                break
+            for pipe in ready:
+                rank = waiting.pop(pipe)  # type: ignore[call-overload]
+                try:
+                    replies[rank], trouble = pipe.recv()  # type: ignore[union-attr]
+                except (EOFError, OSError):
+                    trouble = "died"
+                if isinstance(trouble, Exception):
+                    raise trouble
+                if trouble:
+                    troubles[rank] = trouble
+        if troubles:
+            raise self._broken(troubles)
+        return [replies[rank] for rank in range(self.ranks)]
+
+    def _broken(self, troubles: dict[int, str]) -> RankError:
+        """End all ranks; the error that says what happened. Where one died, the others' complaints are about that."""
+        for rank, process in enumerate(self._processes):
+            process.join(FAREWELL_S if rank in troubles else 0)
+        dead = {rank: process.exitcode for rank, process in enumerate(self._processes) if process.exitcode}
+        self.close()
+        if dead:
+            return RankError("; ".join(f"rank {rank} of {self.ranks} died (exit code {c})" for rank, c in dead.items()))
+        return RankError("; ".join(f"rank {rank} of {self.ranks}: {text}" for rank, text in troubles.items()))
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.join()
+        self._folder.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _packed(state: dict[str, Any]) -> bytes:
+    content = io.BytesIO()
+    torch.save(state, content)
+    return content.getvalue()
+
+
+def _rank_main(rank: int, ranks: int, dataset: Dataset, threads: int, store: Path, pipe: Connection) -> None:
+    """Serve ("start", config, seed, state) and ("epoch",) with replies (answer, trouble)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    on_gpu = torch.cuda.is_available()
+    device = torch.device("cuda", rank) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if on_gpu else "gloo", init_method=f"file://{store}", rank=rank, world_size=ranks)
+    data = to_device(dataset, device)
+    while True:
+        try:
+            message = pipe.recv()
+        except EOFError:
+            os._exit(1)
+        try:
+            if message[0] == "start":
+                _, config, seed, saved = message
+                check_batch(config, len(data.train_labels), ranks)
+                state = init_state(config, data, seed)
+                if saved:
+                    state.load_state_dict(torch.load(io.BytesIO(saved), map_location=device, weights_only=True))
+                epochs = train(config, data, seed=seed, state=state)
+                answer: Any = None
+            else:
+                metrics = next(epochs, None)
+                answer = (metrics, _packed(state.state_dict())) if metrics and rank == 0 else None
+        except ValueError as error:  # InputError: the same on every rank, nobody is left waiting
+            pipe.send((None, error))
+        except Exception as error:
+            pipe.send((None, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"))
+        else:
+            pipe.send((answer, None))
+
+
+def _end_with_parent() -> None:
+    """Wait until the parent process has ended in whatever way, then end this one."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def scaling(config: Config, dataset: Dataset, ranks: int, *, threads: int) -> float:
+    """How many times as fast `ranks` processes train steps of this config as one with the same threads, or one GPU.
+
+    Timed on real steps of real data, each the fastest of a few short epochs.
+    """
+    examples = min(len(dataset.train_labels), TIMED_STEPS * config.batch_size)
+    few = replace(
+        dataset,
+        train_images=dataset.train_images[:examples],
+        train_labels=dataset.train_labels[:examples],
+        eval_images=dataset.eval_images[:100],
+        eval_labels=dataset.eval_labels[:100],
+    )
+    seconds = []
+    for processes in (1, ranks):
+        with Ranks(few, processes, threads=threads) as group:
+            ends_s = [metrics.train_s for metrics in group.train(replace(config, epochs=TIMED_EPOCHS))]
+        # the first epoch holds the whitening of the data
+        seconds.append(min(end_s - start_s for start_s, end_s in zip(ends_s, ends_s[1:], strict=False)))
+    return seconds[0] / seconds[1]
