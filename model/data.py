@@ -88,12 +88,13 @@ class DeviceData:
 
 
 def to_device(dataset: Dataset, device: torch.device) -> DeviceData:
-    """Move the data to a device, once; on the CPU nothing is copied."""
+    """Move the data to a device, once, without waiting for the copies; on the CPU nothing is copied."""
 
     def moved(array: np.ndarray) -> torch.Tensor:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nobody writes to it
-            return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+            tensor = torch.from_numpy(np.ascontiguousarray(array))
+        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
     return DeviceData(
         train_images=moved(dataset.train_images),

@@ -8,6 +8,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Self
@@ -38,6 +39,7 @@ class Ranks:
 
     def __init__(self, dataset: Dataset, ranks: int, *, threads: int) -> None:
         self.ranks = ranks
+        self._examples = len(dataset.train_labels)
         self.state: dict[str, Any] | None = None
         """what `TrainState.state_dict()` of the run was after its last epoch, on the CPU"""
         self._folder = tempfile.TemporaryDirectory(prefix="ranks-")
@@ -58,9 +60,10 @@ class Ranks:
         """As `model.train.train`, over the ranks; `self.state` may be saved after any yield and given as `state`.
 
         Raises:
-            InputError: the images of a batch can't be shared evenly, or there are fewer of them than a batch.
+            InputError: a batch can't be shared evenly, or there are fewer training images.
             RankError: a rank died or failed; all the others are gone then, too.
         """
+        check_batch(config, self._examples, self.ranks)
         self.state = state
         self._send(("start", config, seed, _packed(state) if state else None))
         self._receive()
@@ -84,21 +87,21 @@ class Ranks:
         """One reply of each rank."""
         replies: dict[int, Any] = {}
         troubles: dict[int, str] = {}
-        waiting = {pipe: rank for rank, pipe in enumerate(self._pipes)}
+        waiting = set(range(self.ranks))
         while waiting:
-            ready = wait(list(waiting), timeout=FAREWELL_S if troubles else None)
+            ready = wait([self._pipes[rank] for rank in waiting], timeout=FAREWELL_S if troubles else None)
             if not ready:  # the others wait in vain for one that is in trouble
                 break
-            for pipe in ready:
-                rank = waiting.pop(pipe)  # type: ignore[call-overload]
+            for rank in [rank for rank in waiting if self._pipes[rank] in ready]:
+                waiting.remove(rank)
                 try:
-                    replies[rank], trouble = pipe.recv()  # type: ignore[union-attr]
+                    reply, error = self._pipes[rank].recv()
                 except (EOFError, OSError):
-                    trouble = "died"
-                if isinstance(trouble, Exception):
-                    raise trouble
-                if trouble:
-                    troubles[rank] = trouble
+                    troubles[rank] = "died"
+                else:
+                    replies[rank] = reply
+                    if error:
+                        troubles[rank] = error
         if troubles:
             raise self._broken(troubles)
         return [replies[rank] for rank in range(self.ranks)]
@@ -151,7 +154,6 @@ def _rank_main(rank: int, ranks: int, dataset: Dataset, threads: int, store: Pat
         try:
             if message[0] == "start":
                 _, config, seed, saved = message
-                check_batch(config, len(data.train_labels), ranks)
                 state = init_state(config, data, seed)
                 if saved:
                     state.load_state_dict(torch.load(io.BytesIO(saved), map_location=device, weights_only=True))
@@ -160,8 +162,6 @@ def _rank_main(rank: int, ranks: int, dataset: Dataset, threads: int, store: Pat
             else:
                 metrics = next(epochs, None)
                 answer = (metrics, _packed(state.state_dict())) if metrics and rank == 0 else None
-        except ValueError as error:  # InputError: the same on every rank, nobody is left waiting
-            pipe.send((None, error))
         except Exception as error:
             pipe.send((None, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"))
         else:
@@ -194,5 +194,5 @@ def scaling(config: Config, dataset: Dataset, ranks: int, *, threads: int) -> fl
         with Ranks(few, processes, threads=threads) as group:
             ends_s = [metrics.train_s for metrics in group.train(replace(config, epochs=TIMED_EPOCHS))]
         # the first epoch holds the whitening of the data
-        seconds.append(min(end_s - start_s for start_s, end_s in zip(ends_s, ends_s[1:], strict=False)))
+        seconds.append(min(end_s - start_s for start_s, end_s in pairwise(ends_s)))
     return seconds[0] / seconds[1]

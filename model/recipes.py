@@ -4,10 +4,11 @@ All of them reach 94.1% on the original CIFAR-10 (means of 50 runs, one V100), i
 schedule are fractions of the epochs, so that `--set epochs=` stretches a recipe.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from model.config import Config
+from model.config import Config, InputError, load_config, nearest, with_assignments
 
 
 def dawn() -> Config:
@@ -94,6 +95,20 @@ RECIPES = {
     "s7": Recipe(s7, "94.1%, 34 s"),
     "s8": Recipe(s8, "94.1% with flip TTA, 26 s"),
 }
+
+
+def choose(recipe: str, file: Path | None, assignments: Iterable[str]) -> Config:
+    """The config that a command line asks for: a recipe, or a JSON file instead, with fields changed.
+
+    Raises:
+        InputError: an unknown recipe or field, a bad value or file.
+    """
+    if recipe not in RECIPES:
+        raise InputError(
+            f"--recipe {recipe!r} is unknown{nearest(recipe, RECIPES)}: allowed are {', '.join(RECIPES)}; "
+            f"python -m model.train --recipe list tells more"
+        )
+    return with_assignments(load_config(file) if file else RECIPES[recipe].config(), assignments)
 
 
 def table() -> str:

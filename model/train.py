@@ -1,31 +1,25 @@
-"""The training loop: a generator of one `EpochMetrics` per epoch, and the command `python -m model.train`."""
+"""The training loop: a generator of one `EpochMetrics` per epoch. Its command line is in `model.train_command`."""
 
-import json
 import math
-import sys
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
-import tyro
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from model.augment import augment, draw, normalise
-from model.command import run_command
-from model.config import Config, InputError, load_config, nearest, save_config, with_assignments
-from model.data import DeviceData, describe, hold_out, take, to_device
+from model.config import Config, InputError
+from model.data import DeviceData
 from model.evaluate import Ema, autocast, evaluate
+from model.fit import check_memory
 from model.meter import now_s
 from model.net import WHITEN_IMAGES, build_net, fit_to_data
 from model.optim import build_optimizer, lr_schedule, set_lr
 from model.parallel import average, data_parallel, place, running_statistics
-from model.recipes import RECIPES
-from model.sources import load
 
 
 @dataclass(frozen=True)
@@ -113,6 +107,8 @@ def train(
     rank, ranks = place()
     check_batch(config, len(data.train_labels), ranks)
     check_device(config, data.device)
+    share = replace(config, batch_size=config.batch_size // ranks)
+    check_memory(share, data.num_classes, len(data.train_labels), data.device)
     examples = len(data.train_labels)
     steps = examples // config.batch_size
     state = state or init_state(config, data, seed)
@@ -228,81 +224,8 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@dataclass(frozen=True)
-class Options:
-    """Train one config and print a line per epoch."""
-
-    recipe: str = "s0"
-    """the published recipe to start from"""
-    config: Path | None = None
-    """start from this JSON file (of tune.export, or of --out) instead of a recipe"""
-    data: str = "auto"
-    """auto, digits, cifar10 (downloads into data/), or the path of a data folder"""
-    set: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="FIELD=VALUE")] = ()
-    """change fields of the config"""
-    seed: int = 0
-    """initial weights, order of the images, augmentation"""
-    out: Path | None = None
-    """write config.json, metrics.jsonl and weights.pt into this new folder"""
-    split: Literal["test", "val"] = "test"
-    """test: train on all training images, score on the test set; val: the search's split, a tenth held out"""
-    train_examples: int | None = None
-    """use only so many of the training images"""
-    threads: int | None = None
-    """CPU threads (default: all cores)"""
-
-
-def main(options: Options) -> None:
-    config, data = _chosen(options)
-    device_data = to_device(data, best_device())
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    if options.out:
-        try:
-            options.out.mkdir(parents=True)
-        except OSError as error:
-            raise InputError(f"--out {options.out}: {error.strerror}; name a new folder") from error
-        save_config(options.out / "config.json", config, seed=options.seed, dataset=data.name, split=options.split)
-    print(describe(data))
-    print("config:", ", ".join(f"{name}={value}" for name, value in config.to_dict().items()))
-    print(f"seed {options.seed}, {device_data.device}, {torch.get_num_threads()} CPU threads")
-    state = init_state(config, device_data, options.seed)
-    for metrics in train(config, device_data, seed=options.seed, state=state):
-        print(
-            f"epoch {metrics.epoch:3d}/{config.epochs}  lr {metrics.lr:.4f}  train loss {metrics.train_loss:.4f}  "
-            f"{metrics.split} loss {metrics.loss:.4f}  {metrics.split} acc {100 * metrics.acc:.2f}%  "
-            f"{metrics.train_s:.1f} s",
-            flush=True,
-        )
-        if options.out:
-            with (options.out / "metrics.jsonl").open("a") as lines:
-                print(json.dumps(asdict(metrics)), file=lines)
-            torch.save(state.net.state_dict(), options.out / "weights.pt")
-    if metrics.diverged:
-        sys.exit("training diverged: the loss is no longer finite; lower peak_lr or lr_scale")
-
-
-def _chosen(options: Options) -> tuple[Config, Any]:
-    """The config and the dataset that the command line asks for."""
-    if options.recipe not in RECIPES:
-        raise InputError(
-            f"--recipe {options.recipe!r} is unknown{nearest(options.recipe, RECIPES)}: "
-            f"allowed are {', '.join(RECIPES)}"
-        )
-    if options.seed < 0:
-        raise InputError(f"--seed {options.seed}: it must be 0 or more")
-    if options.threads is not None and options.threads < 1:
-        raise InputError(f"--threads {options.threads}: it must be 1 or more")
-    config = load_config(options.config) if options.config else RECIPES[options.recipe].config()
-    config = with_assignments(config, [text for texts in options.set for text in texts])
-    data = load(options.data)
-    if options.train_examples is not None:
-        data = take(data, options.train_examples)
-    if options.split == "val":
-        data = hold_out(data)
-    check_batch(config, len(data.train_labels))
-    return config, data
-
-
 if __name__ == "__main__":
+    from model.command import run_command
+    from model.train_command import Options, main
+
     run_command(main, Options, prog="python -m model.train")

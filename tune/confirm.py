@@ -8,6 +8,8 @@ import json
 import math
 import statistics
 from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,9 +23,10 @@ from rich.table import Table
 from scipy import stats
 
 from model.command import run_command
-from model.config import InputError
-from model.data import describe, to_device
-from model.train import best_device, train
+from model.config import Config, InputError
+from model.data import Dataset, describe, to_device
+from model.ranks import Ranks
+from model.train import EpochMetrics, best_device, train
 from tune.progress import short
 from tune.run import Run, repair
 from tune.searcher import stream
@@ -83,21 +86,23 @@ def confirm_seed(search_seed: int, index: int) -> int:
     return stream(search_seed, 3, index)
 
 
-def _train_all(run: Run, candidates: list[FrozenTrial], seeds: int, dataset: Any, console: Console) -> None:
+def _train_all(run: Run, candidates: list[FrozenTrial], seeds: int, dataset: Dataset, console: Console) -> None:
     """Train what is missing, all candidates on one seed before the next seed, and append each result."""
     done = {(result["trial"], result["seed"]) for results in _results(run).values() for result in results}
     wanted = [(trial, confirm_seed(run.manifest.seed, index)) for index in range(seeds) for trial in candidates]
     missing = [(trial, seed) for trial, seed in wanted if (trial.number, seed) not in done]
     if not missing:
         return
-    data = to_device(dataset, best_device())
     columns = [TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with (
+        _training(run, dataset) as training,
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
+    ):
         epochs = run.space.base.epochs
         bar = progress.add_task("epochs", total=len(missing) * epochs)
         for trial, seed in missing:
             progress.update(bar, description=f"trial {trial.number}, seed {seed}")
-            for metrics in train(run.config(trial), data, seed=seed):  # noqa: B007  the last epoch is the result
+            for metrics in training(run.config(trial), seed):  # noqa: B007  the last epoch is the result
                 progress.advance(bar)
             result = {"trial": trial.number, "seed": seed, **asdict(metrics), "threads": torch.get_num_threads()}
             result["diverged"] = metrics.diverged
@@ -106,6 +111,17 @@ def _train_all(run: Run, candidates: list[FrozenTrial], seeds: int, dataset: Any
             console.print(
                 f"trial {trial.number}, seed {seed}: test acc {100 * metrics.acc:.2f}%, {metrics.train_s:.1f} s"
             )
+
+
+@contextmanager
+def _training(run: Run, dataset: Dataset) -> Iterator[Callable[[Config, int], Iterator[EpochMetrics]]]:
+    """A function of config and seed that trains as the run's trials did: in this process, or over as many ranks."""
+    if run.manifest.ranks > 1:
+        with Ranks(dataset, run.manifest.ranks, threads=run.manifest.threads) as group:
+            yield lambda config, seed: group.train(config, seed=seed)
+    else:
+        data = to_device(dataset, best_device())
+        yield lambda config, seed: train(config, data, seed=seed)
 
 
 def _results(run: Run) -> dict[int, list[dict[str, Any]]]:

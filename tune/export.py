@@ -68,6 +68,8 @@ def _command(run: Run, file: Path, seed: int) -> str:
     manifest = run.manifest
     parts = ["python", "-m", "model.train", "--config", str(file), "--data", manifest.data, "--split", "val"]
     parts += ["--seed", str(seed), "--threads", str(manifest.threads)]
+    if manifest.ranks > 1:
+        parts += ["--ranks", str(manifest.ranks)]
     if manifest.train_examples is not None:
         parts += ["--train-examples", str(manifest.train_examples)]
     return shlex.join(parts)

@@ -15,8 +15,9 @@ from rich.console import Console
 import search_spaces
 from model.config import Config, InputError, load_config, with_assignments
 from model.data import Dataset, hold_out, take
+from model.recipes import RECIPES
 from model.sources import load, resolve
-from model.train import check_batch
+from model.train import best_device, check_batch, check_device
 from search_spaces.space import Choice, SearchSpace
 from tune.run import Manifest, Run, create, here
 
@@ -44,6 +45,9 @@ class Options:
     """share of a GPU, or number of GPUs, of one trial (default: 1 with a GPU, else 0)"""
     cpus_per_trial: float | None = None
     """CPU cores of one trial (default: the cores shared out over the GPUs; 1 without a GPU)"""
+    ranks_per_trial: int | None = None
+    """processes that share each batch of a trial, each on one of its GPUs or on its share of the CPU cores
+    (default: one per GPU)"""
     sampler: Literal["tpe", "qmc", "random", "gp"] | None = None
     """who proposes configs (default: tpe)"""
     scheduler: Literal["asha", "none"] | None = None
@@ -58,8 +62,8 @@ class Options:
     """name of the run's folder (default: the space and the time)"""
     runs_dir: Path = Path("runs")
     """where run folders are made"""
-    base: Path | None = None
-    """start from this exported config instead of the space's base"""
+    base: str | None = None
+    """start from this recipe (s0 .. s8), or from this exported config, instead of the space's base"""
     set: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="FIELD=VALUE")] = ()
     """change fields of the base config"""
     resume: Path | None = None
@@ -84,6 +88,7 @@ def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
         ("grace-epochs", options.grace_epochs, 1),
         ("reduction-factor", options.reduction_factor, 2),
         ("seed", options.seed, 0),
+        ("ranks-per-trial", options.ranks_per_trial, 1),
     ]:
         if value is not None and value < least:
             raise InputError(f"--{name} {value}: it must be {least} or more")
@@ -94,15 +99,18 @@ def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
 
     given = [text for texts in options.set for text in texts]
     given += [f"{name}={value}" for name in ("epochs", "width") if (value := getattr(options, name)) is not None]
-    if options.base:
-        base = with_assignments(load_config(options.base), given)
+    if options.base and options.base not in RECIPES:
+        base = with_assignments(load_config(Path(options.base)), given)
     else:
+        start = RECIPES[options.base].config() if options.base else space.base
         keep = {*space.domains, *(text.partition("=")[0] for text in given)}
-        base = fitted(with_assignments(space.base, given), dataset, keep, console)
+        base = fitted(with_assignments(start, given), dataset, keep, console)
     space = space.with_base(base)
-    check_batch(replace(base, batch_size=int(highest(space, "batch_size"))), len(dataset.train_labels))
-
-    cpus, gpus, threads = _resources(options)
+    cpus, gpus = _resources(options)
+    ranks = _ranks(options, cpus, gpus)
+    check_batch(replace(base, batch_size=int(highest(space, "batch_size"))), len(dataset.train_labels), ranks)
+    if options.address is None:
+        check_device(base, best_device())
     grace = options.grace_epochs or min(math.ceil(base.warmup_frac * base.epochs) + 1, base.epochs)
     if grace > base.epochs:
         raise InputError(f"--grace-epochs {grace}: it must be at most the {base.epochs} epochs of a trial (--epochs)")
@@ -123,7 +131,8 @@ def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
         reduction_factor=options.reduction_factor or 3,
         cpus_per_trial=cpus,
         gpus_per_trial=gpus,
-        threads=threads,
+        threads=max(1, int(cpus) // ranks),
+        ranks=ranks,
         **here(),
     )
     name = options.name if options.name is not None else f"{stem}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -142,6 +151,7 @@ def fitted(base: Config, dataset: Dataset, keep: set[str], console: Console) -> 
     while batch > 1 and len(dataset.train_labels) // batch < MIN_STEPS:
         batch //= 2
     changes["batch_size"] = batch
+    changes["ghost_batch"] = min(base.ghost_batch, batch)
     changes = {name: value for name, value in changes.items() if name not in keep and value != getattr(base, name)}
     for name, value in changes.items():
         console.print(f"fitted to this machine and data: {name} = {value} (the space has {getattr(base, name)})")
@@ -156,8 +166,8 @@ def highest(space: SearchSpace, name: str) -> float:
     return max(domain.choices) if isinstance(domain, Choice) else domain.high
 
 
-def _resources(options: Options) -> tuple[float, float, int]:
-    """CPUs and GPUs of a trial, and its CPU threads; checked against this machine unless a cluster is joined."""
+def _resources(options: Options) -> tuple[float, float]:
+    """CPUs and GPUs of a trial; checked against this machine unless a cluster is joined."""
     gpus_here, cpus_here = torch.cuda.device_count(), os.cpu_count() or 1
     if ray.is_initialized():
         cluster = ray.cluster_resources()
@@ -173,7 +183,21 @@ def _resources(options: Options) -> tuple[float, float, int]:
         for name, asked, there in [("gpus", gpus, gpus_here), ("cpus", cpus, cpus_here)]:
             if asked > there:
                 raise InputError(f"--{name}-per-trial {asked:g}: this machine has {there}; lower it, or join a cluster")
-    return cpus, gpus, max(1, int(cpus))
+    return cpus, gpus
+
+
+def _ranks(options: Options, cpus: float, gpus: float) -> int:
+    """Processes of a trial: one per GPU, or as many as asked for on its CPU cores."""
+    ranks = options.ranks_per_trial if options.ranks_per_trial is not None else max(1, int(gpus))
+    if ranks > 1 and gpus and ranks != gpus:
+        raise InputError(
+            f"--ranks-per-trial {ranks}: a trial has {gpus:g} GPUs; give one rank to each, or leave the option out"
+        )
+    if ranks > 1 and ranks > cpus:
+        raise InputError(
+            f"--ranks-per-trial {ranks}: a trial has {cpus:g} CPUs; raise --cpus-per-trial to {ranks} or more"
+        )
+    return ranks
 
 
 def resumed_run(options: Options) -> tuple[Run, Dataset]:

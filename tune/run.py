@@ -69,6 +69,8 @@ class Manifest:
     machine: dict[str, Any]
     versions: dict[str, str]
     git_commit: str | None
+    ranks: int = 1
+    """processes that share the batches of a trial, each with `threads` CPU threads"""
     version: int = MANIFEST_VERSION
 
 

@@ -28,6 +28,7 @@ from rich.console import Console
 from model.command import run_command
 from model.config import InputError
 from model.data import Dataset
+from model.ranks import scaling
 from tune.plan import Options, new_run, resumed_run
 from tune.progress import Progress, announce, resume_command, summarise
 from tune.record import Recorder
@@ -81,11 +82,15 @@ def _search(run: Run, dataset: Dataset, options: Options, console: Console) -> N
     try:
         slots = _start_ray(manifest, options.address, console)
         searcher = OptunaSearcher(study, run.space, rungs, sampler=manifest.sampler, seed=manifest.seed, slots=slots)
+        if manifest.ranks > 1:
+            _say_scaling(run, dataset, console)
         progress = Progress(run, console, slots=slots)
         with progress:
             # tune.run rather than Tuner: a Tuner pickles searcher and callbacks, which hold open files
             ray_tune.run(
-                ray_tune.with_parameters(Worker, dataset=dataset, run_dir=str(run.path), threads=manifest.threads),
+                ray_tune.with_parameters(
+                    Worker, dataset=dataset, run_dir=str(run.path), threads=manifest.threads, ranks=manifest.ranks
+                ),
                 resources_per_trial={"cpu": manifest.cpus_per_trial, "gpu": manifest.gpus_per_trial},
                 search_alg=searcher,
                 scheduler=AshaScheduler(rungs),
@@ -100,6 +105,8 @@ def _search(run: Run, dataset: Dataset, options: Options, console: Console) -> N
                 trial_dirname_creator=lambda trial: str(trial.config["number"]),
                 verbose=0,
             )
+    except InputError:
+        raise
     except Exception as error:
         cause: BaseException | None = error  # Ray wraps what a callback raises
         while cause and not (isinstance(cause, OSError) and not isinstance(cause, ConnectionError)):
@@ -141,6 +148,26 @@ def _start_ray(manifest: Manifest, address: str | None, console: Console) -> int
         )
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)  # else one worker starts at a time
     return slots
+
+
+def _say_scaling(run: Run, dataset: Dataset, console: Console) -> None:
+    """Time the ranks of a trial against one of them, where trials run; warn when sharing a batch doesn't pay."""
+    manifest = run.manifest
+    place = {"num_cpus": manifest.cpus_per_trial, "num_gpus": manifest.gpus_per_trial}
+    measure: Any = scaling  # ray's types know functions of positional arguments only
+    timing = ray.remote(measure).options(**place)
+    gain = ray.get(timing.remote(run.space.base, dataset, manifest.ranks, threads=manifest.threads))
+    one = "GPU" if manifest.gpus_per_trial else f"rank of {manifest.threads} CPU threads"
+    console.print(
+        f"{manifest.ranks} ranks per trial: a step of the base is {gain:.2f} times as fast as on one {one} "
+        f"({100 * gain / manifest.ranks:.0f}% scaling efficiency)"
+    )
+    if gain <= 1:
+        unit = "--gpus-per-trial 1" if manifest.gpus_per_trial else "--ranks-per-trial 1"
+        console.print(
+            f"[bold]warning:[/bold] {manifest.ranks} ranks are slower than one: start a new run with {unit}, which "
+            f"runs more trials at once"
+        )
 
 
 def count_slots(nodes: list[dict[str, Any]], cpus: float, gpus: float) -> int:

@@ -16,10 +16,12 @@ from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, T
 from optuna.trial import Trial, TrialState, create_trial
 from ray.tune.search import Searcher
 
+from model.config import InputError
 from search_spaces.space import Choice, Domain, IntUniform, LogUniform, SearchSpace, Uniform
 from tune.scheduler import Rungs
 
 SAMPLERS = ("tpe", "qmc", "random", "gp")
+ATTEMPTS = 1000  # at a proposal that a Config allows
 RANDOM_SHARE = 1 / 3  # of the proposals of a model, so that it can't fixate on its first survivors (as in BOHB)
 
 
@@ -63,6 +65,7 @@ class OptunaSearcher(Searcher):
         self._numbers: dict[str, int] = {}  # Ray's trial id -> our number, of trials under way
         self._unfinished = [trial.number for trial in study.get_trials(deepcopy=False) if not trial.state.is_finished()]
         self._sequence: optuna.Study | None = None
+        self._points: list[dict[str, Any]] = []
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         if len(self._numbers) >= self._slots:
@@ -75,7 +78,7 @@ class OptunaSearcher(Searcher):
 
     def _new_trial(self) -> int:
         number = len(self._study.get_trials(deepcopy=False))
-        params = self._propose(number) if number else self._base_params()
+        params = self._sensible(number) if number else self._base_params()
         self._study.add_trial(
             create_trial(
                 state=TrialState.RUNNING,
@@ -89,10 +92,25 @@ class OptunaSearcher(Searcher):
     def _base_params(self) -> dict[str, Any]:
         return self._space.params_of(self._space.base)
 
-    def _propose(self, number: int) -> dict[str, Any]:
+    def _sensible(self, number: int) -> dict[str, Any]:
+        """The first proposal for trial `number` that a Config allows: some values make no sense together."""
         if self._sampler_name == "qmc":
             return self._quasi_random(number)
-        seed = stream(self._seed, 1, number)
+        for attempt in range(ATTEMPTS):
+            params = self._propose(number, attempt)
+            if self._allowed(params):
+                return params
+        raise _no_sense()
+
+    def _allowed(self, params: dict[str, Any]) -> bool:
+        try:
+            self._space.config(params)
+        except InputError:
+            return False
+        return True
+
+    def _propose(self, number: int, attempt: int) -> dict[str, Any]:
+        seed = stream(self._seed, 1, number, *([attempt] if attempt else []))
         values = self._comparable_values()
         sampler: BaseSampler = RandomSampler(seed=seed)
         if values and np.random.default_rng(seed).random() >= RANDOM_SHARE:
@@ -120,9 +138,17 @@ class OptunaSearcher(Searcher):
             # the sampler takes the dimensions of its sequence from a finished trial
             base = create_trial(value=0.0, params=self._base_params(), distributions=self._distributions)
             self._sequence.add_trial(base)
-        while len(self._sequence.get_trials(deepcopy=False)) <= number:
-            self._sequence.ask(self._distributions)
-        return self._sequence.get_trials(deepcopy=False)[number].params
+            self._points = [self._base_params()]
+        refused = 0
+        while len(self._points) <= number:
+            params = self._sequence.ask(self._distributions).params
+            if self._allowed(params):
+                self._points.append(params)
+            else:
+                refused += 1
+            if refused == ATTEMPTS:
+                raise _no_sense()
+        return self._points[number]
 
     def _comparable_values(self) -> dict[int, float]:
         """Accuracy by trial number at the highest rung that enough trials have reached (the rule of BOHB), a diverged
@@ -154,6 +180,13 @@ class OptunaSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         raise NotImplementedError("a search is resumed from its run folder")
+
+
+def _no_sense() -> InputError:
+    return InputError(
+        f"of {ATTEMPTS} proposals in this space not one made sense: some of its values don't go together "
+        f"(such as a ghost_batch that doesn't divide batch_size); narrow the domains"
+    )
 
 
 def report(study: optuna.Study, number: int, epochs: list[dict[str, Any]]) -> None:

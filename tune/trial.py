@@ -5,7 +5,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -15,11 +15,14 @@ import ray
 import torch
 from ray import tune as ray_tune
 
-from model.config import Config
+from model.config import Config, InputError
 from model.data import Dataset, to_device
-from model.train import EpochMetrics, TrainState, best_device, init_state, train
+from model.meter import peak_memory, reset_peak_memory
+from model.ranks import RankError, Ranks
+from model.train import EpochMetrics, best_device, init_state, train
 
 CHECKPOINT = "checkpoint.pt"
+RANK_DEATHS = 3  # a trial that lost a rank this often is not tried again
 
 
 class Worker(ray_tune.Trainable):
@@ -31,10 +34,13 @@ class Worker(ray_tune.Trainable):
     """
 
     def setup(  # type: ignore[override]  # with_parameters() gives the rest
-        self, config: dict[str, Any], dataset: Dataset, run_dir: str, threads: int
+        self, config: dict[str, Any], dataset: Dataset, run_dir: str, threads: int, ranks: int
     ) -> None:
-        torch.set_num_threads(threads)
-        self._data = to_device(dataset, best_device())
+        self._dataset, self._threads, self._ranks = dataset, threads, ranks
+        self._group: Ranks | None = None
+        if ranks == 1:
+            torch.set_num_threads(threads)
+            self._data = to_device(dataset, best_device())
         self._run_dir = Path(run_dir)
         gpus = ray.get_runtime_context().get_accelerator_ids()["GPU"]
         self._worker = {"host": platform.node(), "pid": os.getpid(), "gpus": gpus}  # which slot trained an epoch
@@ -46,20 +52,27 @@ class Worker(ray_tune.Trainable):
         self._folder = self._run_dir / "trials" / str(new_config["number"])
         self._history: list[dict[str, Any]] = []
         self._unreported: list[dict[str, Any]] = []
-        self._state: TrainState | None = None
+        self._rank_deaths = 0
+        self._state_dict: Callable[[], dict[str, Any] | None] | None = None
         self._epochs: Iterator[EpochMetrics] | None = None  # made in the first step, where it may fail
         return True
+
+    def cleanup(self) -> None:
+        if self._group:
+            self._group.close()
 
     def step(self) -> dict[str, Any]:
         failed = disk_error = metrics = None
         try:
-            if self._epochs is None:
-                self._epochs = self._start()
-            metrics = next(self._epochs, None)
+            metrics = self._next_epoch()
+        except InputError as error:
+            failed = str(error)
         except Exception as error:  # whatever goes wrong in one trial must not end the search
             failed = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         if metrics:
             entry = asdict(metrics) | {"diverged": metrics.diverged, "ended_s": time.time(), **self._worker}
+            if torch.cuda.is_available() and self._ranks == 1:
+                entry |= peak_memory(self._data.device)
             self._history.append(entry)
             self._unreported.append(entry)
             try:
@@ -68,7 +81,7 @@ class Worker(ray_tune.Trainable):
                 disk_error = f"{self._folder}: {error.strerror}"
         done = not metrics or metrics.diverged or metrics.epoch == self._config.epochs
         if done:
-            self._state = self._epochs = None  # frees the net before the next trial builds its own
+            self._state_dict = self._epochs = None  # frees the net before the next trial builds its own
         new_epochs, self._unreported = self._unreported, []
         return {
             "new_epochs": new_epochs,
@@ -78,20 +91,41 @@ class Worker(ray_tune.Trainable):
             "done": done,
         }
 
+    def _next_epoch(self) -> EpochMetrics | None:
+        """Train one epoch; where a rank dies, go on from the checkpoint in new ones, a few times."""
+        try:
+            if self._epochs is None:
+                self._epochs = self._start()
+            return next(self._epochs, None)
+        except RankError:
+            self._group = self._epochs = None
+            self._rank_deaths += 1
+            if self._rank_deaths == RANK_DEATHS:
+                raise
+        return self._next_epoch()
+
     def _start(self) -> Iterator[EpochMetrics]:
         """The trial's epochs from where its checkpoint ends, or from the beginning."""
-        self._state = init_state(self._config, self._data, self._seed)
+        saved = None
         with suppress(FileNotFoundError):
-            saved = torch.load(self._folder / CHECKPOINT, map_location=self._data.device, weights_only=True)
-            self._state.load_state_dict(saved["state"])
+            saved = torch.load(self._folder / CHECKPOINT, map_location="cpu", weights_only=True)
             self._history = saved["history"]
             self._unreported = list(self._history)
-        return train(self._config, self._data, seed=self._seed, state=self._state)
+        if self._ranks > 1:
+            group = self._group = self._group or Ranks(self._dataset, self._ranks, threads=self._threads)
+            self._state_dict = lambda: group.state
+            return group.train(self._config, seed=self._seed, state=saved["state"] if saved else None)
+        reset_peak_memory(self._data.device)
+        state = init_state(self._config, self._data, self._seed)
+        if saved:
+            state.load_state_dict(saved["state"])
+        self._state_dict = state.state_dict
+        return train(self._config, self._data, seed=self._seed, state=state)
 
     def _save(self) -> None:
-        assert self._state is not None
+        assert self._state_dict is not None
         content = io.BytesIO()
-        torch.save({"state": self._state.state_dict(), "history": self._history}, content)
+        torch.save({"state": self._state_dict(), "history": self._history}, content)
         self._folder.mkdir(exist_ok=True)
         temporary = self._folder / f"{CHECKPOINT}.{os.getpid()}"
         temporary.write_bytes(content.getbuffer())

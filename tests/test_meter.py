@@ -1,0 +1,114 @@
+import json
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from model.config import Config
+from model.meter import (
+    describe_summary,
+    first_reach,
+    flops_per_image,
+    matmul_flops_per_s,
+    now_s,
+    peak_memory,
+    reset_peak_memory,
+    summary,
+)
+from model.recipes import RECIPES
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Metrics:
+    epoch: int
+    acc: float
+    train_s: float
+    warm_up_s: float = 0.5
+
+
+EPOCHS = [Metrics(1, 0.3, 2.0), Metrics(2, 0.95, 4.0), Metrics(3, 0.93, 6.0), Metrics(4, 0.96, 8.0)]
+
+
+def conv_flops(c_in: int, c_out: int, side_px: int, kernel_px: int = 3) -> int:
+    """Of one image forward: two for each weight and output pixel."""
+    return 2 * kernel_px**2 * c_in * c_out * side_px**2
+
+
+def test_flops_of_resnet9_are_those_of_its_layers() -> None:
+    first = conv_flops(3, 64, 32)
+    rest = (
+        conv_flops(64, 128, 32)
+        + 2 * conv_flops(128, 128, 16)
+        + conv_flops(128, 256, 16)
+        + conv_flops(256, 512, 8)
+        + 2 * conv_flops(512, 512, 4)
+        + 2 * 512 * 10
+    )
+    assert first + rest == 758_523_904
+    # The backward pass costs twice the forward pass, but nobody needs the gradient of the images.
+    assert flops_per_image(Config(width=64), 10) == 3 * rest + 2 * first
+
+
+def test_flops_of_whitening_are_forward_only() -> None:
+    config = RECIPES["s8"].config()
+    before = flops_per_image(replace(config, whiten=False), 10) - 2 * conv_flops(3, 64, 32)
+    # The 1x1 convolution behind the fixed filters does without the gradient of its input as well.
+    whitened = conv_flops(3, 27, 32) + 2 * conv_flops(27, 64, 32, kernel_px=1)
+    assert flops_per_image(config, 10) == before + whitened
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_flops_of_every_recipe(recipe: str) -> None:
+    config = RECIPES[recipe].config()
+    flops = flops_per_image(config, 10)
+    assert flops == pytest.approx(2.756e9 if recipe == "dawn" else 2.272e9, rel=0.01)
+    assert flops_per_image(replace(config, precision="bf16"), 10) == flops
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_matmul_speed_is_a_plausible_number(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.meter.MATMUL_SIDE", {"cpu": 256})
+    assert 1e8 < matmul_flops_per_s(CPU, precision) < 1e14
+
+
+def test_peak_memory_grows_with_what_is_held() -> None:
+    reset_peak_memory(CPU)
+    before = peak_memory(CPU)["rss_mib"]
+    held = torch.ones(int(before + 100) * 2**18)  # more MiB than ever before
+    assert peak_memory(CPU)["rss_mib"] >= held.nbytes / 2**20
+
+
+def test_first_reach() -> None:
+    assert first_reach(EPOCHS, 0.94) == (2, 4.0)
+    assert first_reach(EPOCHS, 0.95) == (2, 4.0)
+    assert first_reach(EPOCHS, 0.3) == (1, 2.0)
+    assert first_reach(EPOCHS, 0.97) is None
+    assert first_reach([], 0.1) is None
+
+
+def test_summary_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.meter.matmul_flops_per_s", lambda device, precision: 1e9)
+    config = Config(width=4, batch_size=16)
+    result = summary(config, 10, 100, EPOCHS, CPU, [0.94, 0.97])
+    assert (result["epochs"], result["train_s"], result["warm_up_s"]) == (4, 8.0, 0.5)
+    assert result["images_per_s"] == 4 * 96 / 8.0  # the last 4 images of an epoch are dropped
+    assert result["flops"] == flops_per_image(config, 10) * 4 * 96
+    assert result["peak_share"] == pytest.approx(result["flops"] / 8.0 / 1e9)
+    assert result["targets"] == {"0.94": {"epoch": 2, "train_s": 4.0}, "0.97": None}
+    assert json.loads(json.dumps(result)) == result
+
+
+def test_summary_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.meter.matmul_flops_per_s", lambda device, precision: 2e12)
+    text = describe_summary(summary(Config(width=4, batch_size=16), 10, 100, EPOCHS, CPU, [0.94, 0.97]))
+    assert "4 epochs trained in 8.0 s after 0.5 s of warm-up, 48 images/s" in text
+    assert "of the 2 TFLOP/s of a large matrix product" in text
+    assert "accuracy 94%: in epoch 2, after 4.0 s" in text
+    assert "accuracy 97%: not reached" in text
+
+
+def test_the_clock_counts_seconds() -> None:
+    start_s = now_s(CPU)
+    assert 0 <= now_s(CPU) - start_s < 1

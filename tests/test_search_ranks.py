@@ -1,0 +1,53 @@
+"""A search whose trials train over two processes each: kills of everything and of one rank."""
+
+import os
+import signal
+from pathlib import Path
+
+from optuna.trial import TrialState
+from test_ranks import alive
+from test_search import epochs_of, epochs_or_none, start, wait_for
+
+from tune.run import Run
+
+TWO_RANKS = ("--ranks-per-trial", 2, "--cpus-per-trial", 2, "--scheduler", "none", "--trials", 2, "--epochs", 40)
+
+
+def test_a_trial_over_two_ranks_survives_the_death_of_the_search_and_of_a_rank(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "ranks"
+    args = ("--space", "lr_regimes", "--data", "digits", "--train-examples", 300, "--width", 1, *TWO_RANKS)
+    search = start(tmp_path, *args, "--set", "batch_size=64", "--name", "ranks")
+    wait_for(lambda: run.exists() and len(epochs_or_none(run).get(0, [])) >= 2)
+    ranks = ranks_of(run)
+    assert len(ranks) == 2
+    os.killpg(search.pid, signal.SIGKILL)
+    out, _ = search.communicate()
+    assert "2 ranks per trial: a step of the base is" in out and "scaling efficiency" in out
+    wait_for(lambda: not any(alive(pid) for pid in ranks), timeout_s=30)  # no orphans
+    before = epochs_of(run)
+
+    search = start(tmp_path, "--resume", run)
+    wait_for(lambda: len(epochs_or_none(run).get(1, [])) >= 2)
+    os.kill(ranks_of(run)[0], signal.SIGKILL)
+    out, _ = search.communicate(timeout=240)
+    assert search.returncode == 0, out
+    after = epochs_of(run)
+    for number, epochs in after.items():
+        assert [metrics["epoch"] for metrics in epochs] == list(range(1, 41))
+        assert epochs[: len(before.get(number, []))] == before.get(number, [])
+    assert [trial.state for trial in Run(run).study().trials] == [TrialState.COMPLETE] * 2
+
+
+def ranks_of(run: Path) -> list[int]:
+    """Process ids of the ranks under the worker that reported last."""
+    worker = max((line for lines in epochs_or_none(run).values() for line in lines), key=lambda line: line["ended_s"])
+    children = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_text()
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        if parent == worker["pid"] and "spawn_main" in command:
+            children.append(int(folder.name))
+    return sorted(children)
