@@ -48,7 +48,7 @@ class _CpuCelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, alpha: float) -> torch.Tensor:
         wide = torch.promote_types(x.dtype, torch.float32)
-        for part in x.split(max(1, CELU_CHUNK * len(x) // x.numel())):
+        for part in x.split(max(1, CELU_CHUNK * len(x) // max(1, x.numel()))):
             values = part.to(wide)  # part itself, unless it is bf16
             negative = values.clamp(max=0).mul_(1 / alpha).exp_().sub_(1).mul_(alpha)
             part.copy_(values.clamp_(min=0).add_(negative))

@@ -72,7 +72,7 @@ class Sgd(torch.optim.Optimizer):
 
 def _norm(weight: torch.Tensor) -> torch.Tensor:
     """The norm of each filter: [C, ...] -> [C, 1, ...]."""
-    return weight.norm(dim=tuple(range(1, weight.dim())), keepdim=True)
+    return torch.linalg.vector_norm(weight, dim=tuple(range(1, weight.dim())), keepdim=True)
 
 
 def build_optimizer(config: Config, net: nn.Module) -> torch.optim.Optimizer:

@@ -112,7 +112,9 @@ def train(
     examples = len(data.train_labels)
     steps = examples // config.batch_size
     state = state or init_state(config, data, seed)
-    forward = data_parallel(torch.compile(state.net) if config.compile else state.net)  # type: ignore[arg-type]
+    forward = data_parallel(state.net)
+    if config.compile:
+        forward = torch.compile(forward)  # type: ignore[assignment]
     warm_up_s = _warm_up(config, data, state, forward)
 
     while state.epoch < config.epochs:

@@ -1,7 +1,10 @@
+from dataclasses import fields, replace
+
+import pytest
 import torch
 from torch.nn.functional import pad
 
-from model.augment import Choices, augment, crop_and_flip, cutout, draw, normalise
+from model.augment import Choices, augment, crop_and_flip, cutout_, draw, normalise
 from model.config import Config
 
 
@@ -29,13 +32,13 @@ def test_the_middle_crop_is_the_image_and_a_flip_mirrors_it() -> None:
     assert torch.equal(mirrored, image.flip(2))
 
 
-def test_cutout_zeroes_exactly_its_square_in_all_channels() -> None:
-    images = torch.ones(2, 3, 32, 32)
-    cut = cutout(images, choices(2, cutout_top=[0, 24], cutout_left=[5, 24]), side_px=8)
+def test_cutout_zeroes_exactly_its_square_in_all_channels_and_in_place() -> None:
+    images = torch.ones(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    cut = cutout_(images, choices(2, cutout_top=[0, 24], cutout_left=[5, 24]), side_px=8)
+    assert cut is images
     for image, (top, left) in zip(cut, [(0, 5), (24, 24)], strict=True):
         assert image[:, top : top + 8, left : left + 8].eq(0).all()
         assert image.eq(0).sum() == 3 * 64
-    assert images.eq(1).all()
 
 
 def test_cutout_is_zero_after_normalisation_and_wholly_inside() -> None:
@@ -66,3 +69,64 @@ def test_identity_values_leave_only_the_normalisation() -> None:
     assert torch.equal(augment(images, drawn, config, mean, std), normalise(images, mean, std))
     expected = (images.permute(0, 3, 1, 2).float() - mean[:, None, None]) / std[:, None, None]
     torch.testing.assert_close(normalise(images, mean, std), expected)
+
+
+# --- options dealt to groups
+
+
+def test_by_group_exactly_half_of_the_images_are_mirrored_and_all_crops_are_used_equally_often() -> None:
+    drawn = draw(1000, Config(augment_by="group"), torch.Generator().manual_seed(0))
+    assert drawn.mirror.sum() == 500
+    crops = torch.bincount(drawn.crop_top * 9 + drawn.crop_left, minlength=81)
+    assert len(crops) == 81
+    assert set(crops.tolist()) == {12, 13}  # 1000 / 81 = 12.3
+
+
+def test_by_group_an_epoch_has_200_cutout_places_in_equal_shares_and_the_next_epoch_has_others() -> None:
+    config = Config(augment_by="group", cutout_px=8)
+    generator = torch.Generator().manual_seed(0)
+    places = []
+    for _ in range(2):
+        drawn = draw(1000, config, generator)
+        assert max(drawn.cutout_top.max(), drawn.cutout_left.max()) <= 24
+        counts = torch.bincount(drawn.cutout_top * 25 + drawn.cutout_left, minlength=625)
+        assert sorted(counts.unique().tolist()) == [0, 5]
+        assert counts.count_nonzero() == 200
+        places.append(set(counts.nonzero().flatten().tolist()))
+    # 200 of 625 drawn twice share 64 on average
+    assert 30 < len(places[0] & places[1]) < 100
+
+
+def test_by_group_few_images_still_get_half_and_half_and_different_options() -> None:
+    drawn = draw(20, Config(augment_by="group"), torch.Generator().manual_seed(0))
+    assert drawn.mirror.sum() == 10
+    assert len((drawn.crop_top * 9 + drawn.crop_left).unique()) == 20
+    assert len((drawn.cutout_top * 25 + drawn.cutout_left).unique()) == 20
+
+
+def test_by_group_the_three_transforms_are_shuffled_apart() -> None:
+    """If they shared an order, images with one crop would all be mirrored or none."""
+    drawn = draw(8100, Config(augment_by="group"), torch.Generator().manual_seed(0))
+    crop = drawn.crop_top * 9 + drawn.crop_left
+    mirrored = torch.bincount(crop[drawn.mirror], minlength=81)
+    assert mirrored.min() > 25 and mirrored.max() < 75
+    halves = drawn.mirror[:4050].sum()
+    assert 1900 < halves < 2150
+
+
+def test_by_image_half_are_mirrored_only_on_average_and_all_places_occur() -> None:
+    generator = torch.Generator().manual_seed(0)
+    counts = [int(draw(1000, Config(), generator).mirror.sum()) for _ in range(5)]
+    assert set(counts) != {500}
+    drawn = draw(20_000, Config(), generator)
+    assert len((drawn.cutout_top * 25 + drawn.cutout_left).unique()) == 625
+
+
+@pytest.mark.parametrize("augment_by", ["image", "group"])
+def test_the_same_generator_draws_the_same_choices_and_identity_values_draw_none(augment_by: str) -> None:
+    config = Config(augment_by=augment_by)
+    first, again = (draw(50, config, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert all(torch.equal(getattr(first, f.name), getattr(again, f.name)) for f in fields(Choices))
+    off = replace(config, crop_pad_px=0, flip=False, cutout_px=0)
+    drawn = draw(50, off, torch.Generator().manual_seed(3))
+    assert not drawn.crop_top.any() and not drawn.crop_left.any() and not drawn.mirror.any()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import ray
 
-import model.train
+import model.train_command
 import tune.confirm
 import tune.export
 import tune.search
@@ -81,6 +81,11 @@ SEARCH = ("--space", "lr_regimes", "--data", "digits")
         ((*SEARCH, "--grace-epochs", 9, "--epochs", 8), ["--grace-epochs 9", "8 epochs"]),
         ((*SEARCH, "--grace-epochs", 0), ["--grace-epochs 0", "1 or more"]),
         ((*SEARCH, "--reduction-factor", 1), ["--reduction-factor 1", "2 or more"]),
+        ((*SEARCH, "--ranks-per-trial", 0), ["--ranks-per-trial 0", "1 or more"]),
+        ((*SEARCH, "--ranks-per-trial", 2), ["--ranks-per-trial 2", "1 CPUs", "--cpus-per-trial to 2"]),
+        ((*SEARCH, "--set", "precision=fp16"), ["precision = 'fp16' needs a CUDA device"]),
+        ((*SEARCH, "--set", "solver=adam", "momentum=0.8"), ["momentum = 0.8 has no effect"]),
+        ((*SEARCH, "--base", "s9"), ["s9", "can't be read"]),
         ((*SEARCH, "--gpus-per-trial", 64), ["--gpus-per-trial 64", "this machine has"]),
         ((*SEARCH, "--gpus-per-trial", 1.5), ["--gpus-per-trial 1.5", "whole number"]),
         ((*SEARCH, "--gpus-per-trial", -1), ["--gpus-per-trial -1", "0"]),
@@ -147,10 +152,17 @@ def test_search_refuses_a_taken_name(refused: Refused, tmp_path: Path) -> None:
         (("--set", "batch_size=4096"), ["batch_size = 4096", "1497 training images"]),
         (("--train-examples", 100_000), ["--train-examples 100000", "1497"]),
         (("--split", "validation"), ["--split", "validation"]),
+        (("--ranks", 0), ["--ranks 0", "1 or more"]),
+        (("--ranks", 3, "--set", "batch_size=64"), ["batch_size = 64", "3 ranks", "a multiple of 3"]),
+        (("--target-acc", 94), ["--target-acc 94", "up to 1"]),
+        (("--set", "precision=fp16"), ["precision = 'fp16' needs a CUDA device"]),
+        (("--set", "compile=true"), ["compile = true needs a CUDA device"]),
+        (("--recipe", "s4", "--set", "batch_size=100"), ["ghost_batch = 32", "batch_size = 100"]),
+        (("--set", "norm=none", "bn_bias_lr_mult=2"), ["bn_bias_lr_mult = 2.0 has no effect with norm = none"]),
     ],
 )
 def test_train_refuses(refused: Refused, args: tuple[object, ...], facts: list[str]) -> None:
-    line = refused(model.train, "--data", "digits", *args)
+    line = refused(model.train_command, "--data", "digits", *args)
     for fact in facts:
         assert fact in line
 
@@ -165,7 +177,7 @@ def test_train_refuses(refused: Refused, args: tuple[object, ...], facts: list[s
 )
 def test_config_files_are_refused(refused: Refused, tmp_path: Path, content: str, facts: list[str]) -> None:
     (tmp_path / "c.json").write_text(content)
-    for command, args in [(model.train, ("--config", "c.json")), (tune.search, (*SEARCH, "--base", "c.json"))]:
+    for command, args in [(model.train_command, ("--config", "c.json")), (tune.search, (*SEARCH, "--base", "c.json"))]:
         line = refused(command, *args)
         for fact in ["c.json", *facts]:
             assert fact in line

@@ -11,38 +11,115 @@ from model.config import Config, InputError, load_config, save_config, with_assi
 from model.recipes import s0
 
 # For every field: its ends or choices, and values that are refused.
+LAYER_SETS = ["none", "1", "2", "3", "12", "13", "23", "123"]
 ALLOWED: dict[str, list[Any]] = {
+    "net": ["resnet9", "dawn"],
     "width": [1, 1024],
+    "residual_layers": LAYER_SETS,
+    "extra_layers": LAYER_SETS,
+    "residual_norm": ["in_branch", "after_add"],
+    "residual_act": ["in_branch", "after_add", "none"],
+    "pool_place": ["last", "before_act", "before_norm"],
+    "celu_alpha": [0.0, 10.0],
+    "norm": ["batch", "frozen", "none"],
+    "ghost_batch": [0, 1, 32, 1_000_000],
+    "norm_scale": [0.0, 100.0],
+    "norm_scale_uniform": [True, False],
+    "norm_scale_frozen": [True, False],
+    "whiten": [True, False],
     "logit_scale": [1e-9, 1e3],
     "epochs": [1, 100_000],
     "batch_size": [1, 1_000_000],
     "peak_lr": [1e-9, 1e6],
     "lr_scale": [1e-9, 1e6],
     "warmup_frac": [0.0, 1.0],
+    "final_lr_ratio": [0.0, 1.0],
+    "tail_frac": [0.0, 1.0],
+    "tail_to_zero": [True, False],
+    "solver": ["sgd", "lars", "rmsprop", "adagrad", "adadelta", "adam"],
     "momentum": [0.0, 0.99999],
+    "nesterov": [True, False],
     "weight_decay": [0.0, 1.0],
     "bn_bias_lr_mult": [1e-9, 1e6],
+    "label_smoothing": [0.0, 1.0],
     "crop_pad_px": [0, 16],
     "flip": [True, False],
     "cutout_px": [0, 32],
-    "precision": ["fp32", "bf16"],
+    "augment_by": ["image", "group"],
+    "ema_decay": [0.0, 0.999999],
+    "ema_every_steps": [1, 100_000],
+    "tta": ["none", "flip", "shift"],
+    "precision": ["fp32", "bf16", "fp16"],
+    "compile": [True, False],
 }
 REFUSED: dict[str, list[Any]] = {
+    "net": ["resnet18", "ResNet9", None],
     "width": [0, 1025, 64.0, "64", True, None],
+    "residual_layers": ["31", "", 13, "L1+L3", None],
+    "extra_layers": ["4", 123, False],
+    "residual_norm": ["none", True],
+    "residual_act": ["before_add", None],
+    "pool_place": ["first", 0],
+    "celu_alpha": [-0.1, 10.1, float("nan"), "0.3"],
+    "norm": ["ghost", False, None],
+    "ghost_batch": [-1, 1_000_001, 32.0, True],
+    "norm_scale": [-0.1, 100.1, float("nan")],
+    "norm_scale_uniform": [1, "true", None],
+    "norm_scale_frozen": [0, "false"],
+    "whiten": [1, "yes"],
     "logit_scale": [0.0, -1.0, 1001.0, float("nan"), "1", True],
     "epochs": [0, -1, 100_001, 2.5, "24", False],
     "batch_size": [0, 1_000_001, 512.0],
     "peak_lr": [0.0, -0.1, float("inf"), 2e6, "0.4"],
     "lr_scale": [0.0, 2e6, None],
     "warmup_frac": [-0.01, 1.01, "5/24"],
+    "final_lr_ratio": [-0.01, 1.01, True],
+    "tail_frac": [-0.01, 1.01, None],
+    "tail_to_zero": [0, "true"],
+    "solver": ["SGD", "adamw", None],
     "momentum": [-0.1, 1.0],
+    "nesterov": [1, "false"],
     "weight_decay": [-1e-9, 1.1],
     "bn_bias_lr_mult": [0.0, float("nan")],
+    "label_smoothing": [-0.1, 1.1, False],
     "crop_pad_px": [-1, 17, 4.0],
     "flip": [1, 0, "true", None],
     "cutout_px": [-1, 33, 8.0],
-    "precision": ["fp16", "BF16", 32, None],
+    "augment_by": ["batch", None],
+    "ema_decay": [-0.1, 1.0, "0.99"],
+    "ema_every_steps": [0, 100_001, 5.0],
+    "tta": ["mirror", True, None],
+    "precision": ["fp64", "BF16", 32, None],
+    "compile": [1, "true"],
 }
+# What must be set with a field for it to have an effect, or for its ends to make sense.
+WITH: dict[str, dict[str, Any]] = {
+    "ghost_batch": {"batch_size": 1_000_000},
+    "tail_frac": {"warmup_frac": 0.0},
+    "tail_to_zero": {"tail_frac": 0.1},
+    "ema_every_steps": {"ema_decay": 0.99},
+}
+CASES = [(name, value) for name in ALLOWED for value in ALLOWED[name]]
+
+NET_KNOBS = {"residual_layers": "1", "extra_layers": "2", "residual_norm": "after_add", "residual_act": "none"}
+NORM_KNOBS = {"ghost_batch": 32, "norm_scale": 0.5, "norm_scale_uniform": True, "norm_scale_frozen": True}
+# (setting, how a message says it, the knobs that it leaves without effect)
+WITHOUT_EFFECT: list[tuple[dict[str, Any], str, dict[str, Any]]] = [
+    ({"net": "dawn"}, "net = dawn", {**NET_KNOBS, "pool_place": "last", "whiten": True}),
+    (
+        {"residual_layers": "none"},
+        "residual_layers = none",
+        {"residual_norm": "after_add", "residual_act": "after_add"},
+    ),
+    ({"norm": "none"}, "norm = none", {**NORM_KNOBS, "bn_bias_lr_mult": 64.0, "residual_norm": "after_add"}),
+    ({"norm": "frozen"}, "norm = frozen", {"ghost_batch": 32}),
+    *(
+        ({"solver": solver}, "a solver other than sgd and lars", {"momentum": 0.8, "nesterov": False})
+        for solver in ("rmsprop", "adagrad", "adadelta", "adam")
+    ),
+    ({}, "tail_frac = 0", {"tail_to_zero": True}),
+    ({}, "ema_decay = 0", {"ema_every_steps": 1}),
+]
 
 
 def refusal(call: Any, *args: Any, **kwargs: Any) -> str:
@@ -58,9 +135,9 @@ def test_the_cases_cover_every_field() -> None:
     assert set(ALLOWED) == set(REFUSED) == {knob.name for knob in dataclasses.fields(Config)}
 
 
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name in ALLOWED for value in ALLOWED[name]])
+@pytest.mark.parametrize(("name", "value"), CASES)
 def test_the_ends_of_each_range_are_allowed(name: str, value: Any) -> None:
-    stored = getattr(Config(**{name: value}), name)
+    stored = getattr(Config(**WITH.get(name, {}), **{name: value}), name)
     assert stored == value and type(stored) is type(value)
 
 
@@ -72,8 +149,32 @@ def test_a_wrong_type_or_value_names_the_field_the_value_and_what_is_allowed(nam
 def test_messages_state_the_range() -> None:
     assert refusal(Config, cutout_px=33).endswith("an integer from 0 to 32")
     assert refusal(Config, lr_scale=0).endswith("a number above 0 up to 1e+06")
-    assert refusal(Config, precision="fp16").endswith('one of "fp32", "bf16"')
+    assert refusal(Config, precision="half").endswith('one of "fp32", "bf16", "fp16"')
     assert refusal(Config, flip=1).endswith("one of true, false")
+
+
+@pytest.mark.parametrize(
+    ("given", "setting", "name", "value"),
+    [(given, setting, name, value) for given, setting, knobs in WITHOUT_EFFECT for name, value in knobs.items()],
+)
+def test_a_knob_without_effect_is_refused_by_name(given: dict[str, Any], setting: str, name: str, value: Any) -> None:
+    default = getattr(Config(), name)
+    expected = f"{name} = {value!r} has no effect with {setting}: leave it at {default!r}"
+    assert refusal(Config, **given, **{name: value}) == expected
+    Config(**given)
+
+
+def test_ghost_batches_that_do_not_fill_a_batch_are_refused() -> None:
+    message = refusal(Config, ghost_batch=48, batch_size=512)
+    assert message.startswith("ghost_batch = 48 does not divide batch_size = 512")
+    assert refusal(Config, ghost_batch=64, batch_size=32).startswith("ghost_batch = 64 does not divide batch_size = 32")
+    assert Config(ghost_batch=32, batch_size=32).ghost_batch == 32
+
+
+def test_a_warm_up_and_a_tail_that_overlap_are_refused() -> None:
+    message = refusal(Config, warmup_frac=0.6, tail_frac=0.5)
+    assert message.startswith("warmup_frac = 0.6 and tail_frac = 0.5 are together more than 1")
+    assert Config(warmup_frac=0.5, tail_frac=0.5).tail_frac == 0.5
 
 
 def test_a_whole_number_may_stand_for_a_float() -> None:
@@ -87,15 +188,6 @@ def test_a_config_is_frozen_and_takes_keywords_only() -> None:
     with pytest.raises(TypeError):
         Config(64)  # type: ignore[misc]
     assert refusal(dataclasses.replace, s0(), width=0).startswith("width = 0")
-
-
-def test_s0_is_the_published_baseline() -> None:
-    """Its learning rate rises to 0.4 in 5 of 24 epochs; whatever is not plain SGD on ResNet-9 is at its identity."""
-    base = s0()
-    assert base == Config()
-    assert (base.epochs, base.batch_size, base.peak_lr, base.warmup_frac * base.epochs) == (24, 512, 0.4, 5)
-    assert (base.momentum, base.weight_decay, base.logit_scale, base.cutout_px) == (0.9, 5e-4, 1 / 8, 8)
-    assert (base.lr_scale, base.bn_bias_lr_mult) == (1, 1)
 
 
 # --- dicts
@@ -125,6 +217,12 @@ def test_assignments_are_read_in_the_type_of_the_field() -> None:
     assert with_assignments(Config(width=5), ["flip=true"]) == Config(width=5)
     assert with_assignments(s0(), ["width=1", "width=2"]).width == 2
     assert with_assignments(s0(), []) == s0()
+
+
+@pytest.mark.parametrize(("name", "value"), CASES)
+def test_an_assignment_reaches_every_field(name: str, value: Any) -> None:
+    start = Config(**WITH.get(name, {}))
+    assert with_assignments(start, [f"{name}={value}"]) == dataclasses.replace(start, **{name: value})
 
 
 @pytest.mark.parametrize(

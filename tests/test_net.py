@@ -1,10 +1,14 @@
+"""The nets written out by hand, their parameter counts, and what they take from the data."""
+
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import max_pool2d, relu
+from torch.nn.functional import batch_norm, conv2d, interpolate, max_pool2d, relu
 
 from model.config import Config
-from model.net import build_net
+from model.net import build_net, fit_to_data, whitening_filters
 
 
 def test_published_net_has_the_published_number_of_parameters() -> None:
@@ -37,11 +41,15 @@ def test_any_width_gives_a_logit_per_class(width: int) -> None:
     assert net(torch.randn(2, 3, 32, 32)).shape == (2, 7)
 
 
+def by_name(net: nn.Module) -> dict[str, nn.Module]:
+    return dict(net.named_modules())
+
+
 def test_forward_is_the_published_order_of_conv_norm_relu_pool() -> None:
     """The net written out again by hand, ReLU before pool as published."""
     torch.manual_seed(0)
     net = build_net(Config(width=4, logit_scale=0.125), num_classes=10).eval()
-    named = dict(net.named_modules())
+    named = by_name(net)
 
     def conv_norm_relu(name: str, x: torch.Tensor) -> torch.Tensor:
         return relu(named[f"{name}.norm"](named[f"{name}.conv"](x)))
@@ -51,8 +59,205 @@ def test_forward_is_the_published_order_of_conv_norm_relu_pool() -> None:
 
     images = torch.randn(5, 3, 32, 32)
     x = conv_norm_relu("prep", images)
-    x = residual("layer1.residual.branch", max_pool2d(conv_norm_relu("layer1.conv", x), 2))
-    x = max_pool2d(conv_norm_relu("layer2", x), 2)
-    x = residual("layer3.residual.branch", max_pool2d(conv_norm_relu("layer3.conv", x), 2))
+    x = residual("layer1.residual.sum.branch", max_pool2d(conv_norm_relu("layer1.conv", x), 2))
+    x = max_pool2d(conv_norm_relu("layer2.conv", x), 2)
+    x = residual("layer3.residual.sum.branch", max_pool2d(conv_norm_relu("layer3.conv", x), 2))
     expected = 0.125 * (max_pool2d(x, 4).flatten(1) @ named["linear"].weight.T)
     torch.testing.assert_close(net(images), expected)
+
+
+# --- the 15 networks of post 4
+
+
+def parameters(net: nn.Module) -> int:
+    return sum(weight.numel() for weight in net.parameters())
+
+
+# Convolutions 3x3 without bias, 2 norm parameters per channel, 10 classes without bias:
+# 27 * 64 + 9 * (64 * 128 + 128 * 256 + 256 * 512) + 2 * (64 + 128 + 256 + 512) + 512 * 10
+BACKBONE = 1_728 + 73_728 + 294_912 + 1_179_648 + 1_920 + 5_120
+# 9 * c * c + 2 * c for a convolution with its norm on the c channels of layer 1, 2, 3
+ONE_MORE = {"1": 147_456 + 256, "2": 589_824 + 512, "3": 2_359_296 + 1_024}
+SUBSETS = ["1", "2", "3", "12", "13", "23", "123"]
+
+
+@pytest.mark.parametrize("layers", ["none", *SUBSETS])
+def test_parameter_counts_of_the_backbone_and_the_extra_and_residual_nets(layers: str) -> None:
+    added = sum(ONE_MORE[layer] for layer in layers) if layers != "none" else 0
+    extra = build_net(Config(residual_layers="none", extra_layers=layers), num_classes=10)
+    assert parameters(extra) == BACKBONE + added
+    residual = build_net(Config(residual_layers=layers), num_classes=10)
+    assert parameters(residual) == BACKBONE + 2 * added
+
+
+@pytest.mark.parametrize("layers", SUBSETS)
+def test_extra_convolutions_and_residual_pairs_stand_after_the_pooling_of_their_layers(layers: str) -> None:
+    """Where the sizes are 16, 8 and 4: seen by every convolution of the net."""
+    for knob, per_layer in (("extra_layers", 1), ("residual_layers", 2)):
+        net = build_net(Config(width=2, **{"residual_layers": "none", knob: layers}), num_classes=10)
+        sizes: list[tuple[int, int]] = []
+        for module in net.modules():
+            if isinstance(module, nn.Conv2d):
+                module.register_forward_hook(lambda _, x, out, seen=sizes: seen.append((out.shape[1], out.shape[2])))
+        net(torch.randn(2, 3, 32, 32))
+        expected = [(2, 32)]
+        for layer, before, after in (("1", 32, 16), ("2", 16, 8), ("3", 8, 4)):
+            channels = 2 * 2 ** int(layer)
+            expected += [(channels, before)] + [(channels, after)] * (per_layer * (layer in layers))
+        assert sizes == expected
+
+
+# --- residual ablations of the Torch blog
+
+
+@pytest.mark.parametrize("norm_place", ["in_branch", "after_add"])
+@pytest.mark.parametrize("act_place", ["in_branch", "after_add", "none"])
+def test_second_norm_and_activation_of_a_residual_pair_stand_where_the_config_says(
+    norm_place: str, act_place: str
+) -> None:
+    torch.manual_seed(0)
+    config = Config(width=4, residual_layers="1", residual_norm=norm_place, residual_act=act_place)
+    net = build_net(config, num_classes=10)
+    pair = by_name(net)["layer1.residual"]
+    branch = by_name(pair)["sum.branch"]
+    convs = [module for module in branch.modules() if isinstance(module, nn.Conv2d)]
+    scales = [torch.linspace(0.5, 2, 8), torch.linspace(2, -1, 8)]
+    norms = [module for module in pair.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm, scale in zip(norms, scales, strict=True):
+        norm.weight.data.copy_(scale)
+
+    def normed(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        centred = x - x.mean(dim=(0, 2, 3), keepdim=True)
+        return centred / (x.var(dim=(0, 2, 3), unbiased=False, keepdim=True) + 1e-5).sqrt() * scale.view(1, -1, 1, 1)
+
+    x = torch.randn(6, 8, 5, 5)
+    out = conv2d(relu(normed(conv2d(x, convs[0].weight, padding=1), scales[0])), convs[1].weight, padding=1)
+    out = normed(out, scales[1]) if norm_place == "in_branch" else out
+    out = relu(out) if act_place == "in_branch" else out
+    out = x + out
+    out = normed(out, scales[1]) if norm_place == "after_add" else out
+    out = relu(out) if act_place == "after_add" else out
+    torch.testing.assert_close(pair(x), out, rtol=1e-4, atol=1e-5)
+    assert parameters(net) == parameters(build_net(Config(width=4, residual_layers="1"), num_classes=10))
+
+
+# --- the net of posts 1-3
+
+
+def test_dawn_net_has_the_published_number_of_parameters() -> None:
+    assert parameters(build_net(Config(net="dawn"), num_classes=10)) == 5_205_834
+
+
+def test_dawn_net_is_pre_activated_and_its_skips_start_after_norm_and_relu() -> None:
+    torch.manual_seed(0)
+    net = build_net(Config(net="dawn", width=2, logit_scale=0.5, norm_scale_uniform=True), num_classes=10)
+    weights = dict(net.named_parameters())
+    x = images = torch.randn(4, 3, 32, 32)
+    x = conv2d(x, weights["prep.weight"], padding=1)
+    for layer, stride in ((1, 1), (2, 2), (3, 2), (4, 2)):
+        for block in (0, 1):
+            name = f"layer{layer}.block{block}"
+            step = stride if block == 0 else 1
+
+            def norm_relu(x: torch.Tensor, part: str) -> torch.Tensor:
+                return relu(batch_norm(x, None, None, weights[f"{part}.norm.weight"], None, training=True))
+
+            x = norm_relu(x, f"{name}.pre")
+            inner = conv2d(x, weights[f"{name}.conv1.weight"], padding=1, stride=step)
+            skip = conv2d(x, weights[f"{name}.skip.weight"], stride=2) if step == 2 else x
+            x = skip + conv2d(norm_relu(inner, f"{name}.mid"), weights[f"{name}.conv2.weight"], padding=1)
+    assert x.shape == (4, 8, 4, 4)
+    features = torch.cat([x.flatten(2).max(dim=2).values, x.flatten(2).mean(dim=2)], dim=1)
+    expected = 0.5 * (features @ weights["linear.weight"].T + weights["linear.bias"])
+    torch.testing.assert_close(net(images), expected, rtol=1e-4, atol=1e-5)
+
+
+# --- norm scales, and what is taken from the data
+
+
+def norms(net: nn.Module) -> list[nn.BatchNorm2d]:
+    return [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+@pytest.mark.parametrize("ghost_batch", [0, 8])
+@pytest.mark.parametrize("net", ["resnet9", "dawn"])
+def test_norm_scales_start_at_norm_scale_or_uniformly_below_it(net: str, ghost_batch: int) -> None:
+    config = Config(net=net, width=16, ghost_batch=ghost_batch, norm_scale=0.25)
+    for norm in norms(build_net(config, num_classes=10)):
+        assert norm.weight.eq(0.25).all() and norm.bias.eq(0).all()
+    uniform = build_net(replace(config, norm_scale_uniform=True, norm_scale=0.5), num_classes=10)
+    scales = torch.cat([norm.weight for norm in norms(uniform)])
+    assert scales.min() >= 0 and scales.max() <= 0.5
+    assert scales.max() - scales.min() > 0.4 and 0.2 < scales.mean() < 0.3
+
+
+@pytest.mark.parametrize("net", ["resnet9", "dawn"])
+def test_a_ghost_batch_net_trains_as_if_every_kth_image_were_a_batch_of_its_own(net: str) -> None:
+    """24 images in groups of 8: images 0, 3, 6, ...; 1, 4, 7, ...; 2, 5, 8, ..."""
+    config = Config(net=net, width=2, ghost_batch=8, batch_size=24)
+    torch.manual_seed(0)
+    ghost = build_net(config, num_classes=4)
+    plain = build_net(replace(config, ghost_batch=0), num_classes=4)
+    plain.load_state_dict({name.removeprefix("net."): value for name, value in ghost.state_dict().items()})
+    images = torch.randn(24, 3, 32, 32) + torch.arange(24).view(-1, 1, 1, 1) / 10
+    logits = ghost(images)
+    for group in range(3):
+        torch.testing.assert_close(logits[group::3], plain(images[group::3]), rtol=1e-4, atol=1e-5)
+
+
+def test_norm_none_leaves_only_convolutions_and_the_classifier() -> None:
+    net = build_net(Config(width=64, norm="none"), num_classes=10)
+    assert parameters(net) == 6_568_640
+    assert not norms(net)
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    """Correlated within a patch, as photographs are, with a mean other than 0: [N, 3, 32, 32]."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(300, 3, 10, 10, generator=generator) + torch.tensor([0.5, 0.0, -0.5]).view(1, 3, 1, 1)
+    return interpolate(coarse, size=(32, 32), mode="bilinear") + 0.1 * torch.randn(300, 3, 32, 32, generator=generator)
+
+
+def test_whitened_patches_have_the_identity_as_second_moment_up_to_eps(images: torch.Tensor) -> None:
+    filters = whitening_filters(images)
+    assert filters.shape == (27, 3, 3, 3)
+    patches = images.unfold(2, 3, 1).unfold(3, 3, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, 27).double()
+    assert len(patches) == 300 * 900
+    eigenvalues = torch.linalg.eigvalsh(patches.T @ patches / (len(patches) - 1))
+    out = conv2d(images, filters).permute(0, 2, 3, 1).reshape(-1, 27).double()
+    moment = out.T @ out / (len(out) - 1)
+    torch.testing.assert_close(moment, torch.diag(eigenvalues / (eigenvalues + 0.01)), rtol=1e-3, atol=1e-4)
+    assert eigenvalues.min() < 0.02 < 1 < eigenvalues.max()
+
+
+@pytest.mark.parametrize("ghost_batch", [0, 8])
+def test_the_whitening_layer_is_fixed_and_followed_by_a_learnt_1x1(images: torch.Tensor, ghost_batch: int) -> None:
+    config = Config(width=4, batch_size=16, whiten=True, ghost_batch=ghost_batch)
+    net = build_net(config, num_classes=10)
+    fit_to_data(net, config, images)
+    convs = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
+    assert torch.equal(convs[0].weight, whitening_filters(images))
+    assert convs[0].padding == (1, 1) and convs[0].bias is None and not convs[0].weight.requires_grad
+    assert convs[1].weight.shape == (4, 27, 1, 1) and convs[1].weight.requires_grad
+    assert net(images[:16]).shape == (16, 10)
+
+
+def test_frozen_statistics_are_those_of_the_first_batch(images: torch.Tensor) -> None:
+    """So the first norms give the first batch, and only it, mean 0 and (unbiased) variance 1."""
+    config = Config(width=2, batch_size=16, norm="frozen")
+    torch.manual_seed(0)
+    net = build_net(config, num_classes=10)
+    fit_to_data(net, config, images)
+    seen: list[torch.Tensor] = []
+    for norm in norms(net):
+        norm.register_forward_hook(lambda _, x, out, seen=seen: seen.append(out.clone()))
+    net.train()
+    net(images[:16])
+    assert len(seen) == 8
+    for out in seen:
+        torch.testing.assert_close(out.mean(dim=(0, 2, 3)), torch.zeros(out.shape[1]), rtol=0, atol=1e-4)
+        torch.testing.assert_close(out.var(dim=(0, 2, 3)), torch.ones(out.shape[1]), rtol=1e-2, atol=0)
+    assert torch.equal(net.train()(images[16:40]), net.eval()(images[16:40]))
+    torch.manual_seed(0)
+    assert not torch.allclose(net(images[:16]), build_net(replace(config, norm="batch"), 10).eval()(images[:16]))

@@ -24,8 +24,7 @@ SPACE = SearchSpace(
     },
 )
 HEAD = """\
-from model.config import Config
-from model.recipes import s0
+from model.config import Config; from model.recipes import s0
 from search_spaces.space import Choice, IntUniform, LogUniform, SearchSpace, Uniform
 """  # two lines
 GOOD = HEAD + 'SPACE = SearchSpace(base=s0(), domains={"cutout_px": IntUniform(0, 12)})\n'
