@@ -1,10 +1,12 @@
 """What a run costs: the clock, arithmetic (FLOP, counted, not timed), the device's peak and its memory."""
 
+import contextlib
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -72,9 +74,12 @@ def matmul_flops_per_s(device: torch.device, precision: str) -> float:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Let `peak_memory` count from now on; on the CPU it always counts from the start of the process."""
+    """Let `peak_memory` count from now on; on the CPU of other systems than Linux nothing happens."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:
@@ -84,8 +89,12 @@ def peak_memory(device: torch.device) -> dict[str, float]:
             "allocated_mib": torch.cuda.max_memory_allocated(device) / MIB,
             "reserved_mib": torch.cuda.max_memory_reserved(device) / MIB,
         }
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss
-    return {"rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB}
+    try:  # ru_maxrss would count the process that started this one as well
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return {"rss_mib": int(status["VmHWM"].split()[0]) * 1024 / MIB}
+    except (OSError, KeyError):
+        unit = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss
+        return {"rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB}
 
 
 def first_reach(epochs: Sequence[Epoch], target: float) -> tuple[int, float] | None:
@@ -103,6 +112,7 @@ def summary(
     epochs: Sequence[Epoch],
     device: torch.device,
     targets: Iterable[float],
+    ranks: int = 1,
 ) -> dict[str, Any]:
     """What a finished run cost, ready for JSON; names carry the units, `describe_summary` says it in words.
 
@@ -110,11 +120,13 @@ def summary(
         examples: training images.
         epochs: of one run, at least one, from its first on.
         targets: accuracies (0..1) whose first epoch is wanted.
+        ranks: processes that trained. The peak of a large matrix product is that of as many devices as this one;
+            memory is known only where this process is the one that trained.
     """
     last = epochs[-1]
     images = last.epoch * (examples // config.batch_size) * config.batch_size  # the incomplete batch is dropped
     flops = flops_per_image(config, num_classes) * images
-    peak_flops_per_s = matmul_flops_per_s(device, config.precision)
+    peak_flops_per_s = ranks * matmul_flops_per_s(device, config.precision)
     reached = {f"{target:g}": first_reach(epochs, target) for target in targets}
     return {
         "epochs": last.epoch,
@@ -124,7 +136,7 @@ def summary(
         "flops": flops,
         "matmul_flops_per_s": peak_flops_per_s,
         "peak_share": flops / last.train_s / peak_flops_per_s,
-        "memory": peak_memory(device),
+        "memory": peak_memory(device) if ranks == 1 else {},
         "targets": {
             target: {"epoch": first[0], "train_s": first[1]} if first else None for target, first in reached.items()
         },
@@ -143,8 +155,9 @@ def describe_summary(summary: dict[str, Any]) -> str:
         f"warm-up, {summary['images_per_s']:,.0f} images/s",
         f"{summary['flops']:.3g} FLOP at {_si(achieved)}FLOP/s: {100 * summary['peak_share']:.0f}% of the "
         f"{_si(summary['matmul_flops_per_s'])}FLOP/s of a large matrix product",
-        f"peak memory: {memory}",
     ]
+    if memory:
+        lines.append(f"peak memory: {memory}")
     for target, first in summary["targets"].items():
         when = f"in epoch {first['epoch']}, after {first['train_s']:.1f} s" if first else "not reached"
         lines.append(f"accuracy {100 * float(target):g}%: {when}")

@@ -69,7 +69,8 @@ def profile(config: Config, data: DeviceData, steps: int = 5) -> dict[str, float
     """
     cuda = data.device.type == "cuda"
     torch.backends.cudnn.benchmark = cuda
-    net = build_net(config, data.num_classes).to(data.device)
+    with torch.random.fork_rng(devices=[]):
+        net = build_net(config, data.num_classes).to(data.device)
     ema = Ema(net, decay=config.ema_decay, every_steps=config.ema_every_steps) if config.ema_decay else None
     optimizer = build_optimizer(config, net)
     set_lr(optimizer, lr_schedule(config, config.epochs / 2) / 1000)  # the time doesn't depend on it, NaNs might

@@ -84,7 +84,8 @@ def main(options: Options) -> None:
             with (options.out / "metrics.jsonl").open("a") as lines:
                 print(json.dumps(asdict(metrics)), file=lines)
             torch.save(state["ema"] or state["net"], options.out / "weights.pt")
-    found = summary(config, len(dataset.classes), len(dataset.train_labels), history, device, options.target_acc)
+    counts = len(dataset.classes), len(dataset.train_labels)
+    found = summary(config, *counts, history, device, options.target_acc, options.ranks)
     print(describe_summary(found))
     if options.out:
         (options.out / "summary.json").write_text(json.dumps(found, indent=2) + "\n")

@@ -1,5 +1,6 @@
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -62,9 +63,7 @@ def test_flops_of_whitening_are_forward_only() -> None:
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_flops_of_every_recipe(recipe: str) -> None:
     config = RECIPES[recipe].config()
-    flops = flops_per_image(config, 10)
-    assert flops == pytest.approx(2.756e9 if recipe == "dawn" else 2.272e9, rel=0.01)
-    assert flops_per_image(replace(config, precision="bf16"), 10) == flops
+    assert flops_per_image(config, 10) == pytest.approx(2.756e9 if recipe == "dawn" else 2.272e9, rel=0.01)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -73,11 +72,15 @@ def test_matmul_speed_is_a_plausible_number(precision: str, monkeypatch: pytest.
     assert 1e8 < matmul_flops_per_s(CPU, precision) < 1e14
 
 
-def test_peak_memory_grows_with_what_is_held() -> None:
-    reset_peak_memory(CPU)
+def test_peak_memory_is_the_most_that_was_held() -> None:
     before = peak_memory(CPU)["rss_mib"]
     held = torch.ones(int(before + 100) * 2**18)  # more MiB than ever before
-    assert peak_memory(CPU)["rss_mib"] >= held.nbytes / 2**20
+    held_mib = held.nbytes / 2**20
+    assert peak_memory(CPU)["rss_mib"] >= held_mib
+    del held
+    assert peak_memory(CPU)["rss_mib"] >= held_mib
+    reset_peak_memory(CPU)
+    assert peak_memory(CPU)["rss_mib"] < held_mib or not Path("/proc/self/clear_refs").exists()
 
 
 def test_first_reach() -> None:

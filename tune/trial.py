@@ -71,7 +71,7 @@ class Worker(ray_tune.Trainable):
             failed = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         if metrics:
             entry = asdict(metrics) | {"diverged": metrics.diverged, "ended_s": time.time(), **self._worker}
-            if torch.cuda.is_available() and self._ranks == 1:
+            if self._ranks == 1:
                 entry |= peak_memory(self._data.device)
             self._history.append(entry)
             self._unreported.append(entry)

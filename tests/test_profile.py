@@ -1,0 +1,77 @@
+import pytest
+import torch
+from torch import nn
+
+from model.config import Config
+from model.data import DeviceData
+from model.fit import _random_data
+from model.layers import Celu, Residual
+from model.profile import CATEGORIES, FORWARD, describe_profile, profile
+from model.recipes import RECIPES
+
+GAPS = "python and framework"
+
+
+@pytest.fixture(scope="module")
+def data() -> DeviceData:
+    return _random_data(128, 10, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("net", [{}, {"net": "dawn"}, {"precision": "bf16", "ghost_batch": 32, "celu_alpha": 0.3}])
+def test_categories_cover_the_step(net: dict[str, object], data: DeviceData) -> None:
+    seconds = profile(Config.from_dict({"width": 8, "batch_size": 64, **net}), data, steps=2)
+    assert list(seconds) == [*CATEGORIES, GAPS, "step", "evaluation"]
+    assert min(seconds.values()) > 0
+    parts_s = sum(seconds[category] for category in CATEGORIES)
+    assert parts_s + seconds[GAPS] == pytest.approx(seconds["step"])
+    assert 0.6 * seconds["step"] < parts_s < 1.001 * seconds["step"]
+    assert seconds["convolution"] == max(seconds[category] for category in CATEGORIES)
+
+
+def test_work_is_booked_where_it_belongs(data: DeviceData) -> None:
+    def shares(**fields: object) -> dict[str, float]:
+        seconds = profile(Config.from_dict({"width": 8, "batch_size": 64, **fields}), data, steps=2)
+        return {name: part_s / seconds["step"] for name, part_s in seconds.items()}
+
+    plain, bare = shares(), shares(norm="none")
+    assert plain["norm"] > 0.02
+    assert bare["norm"] == 0
+    many = profile(Config(width=8, batch_size=64, tta="shift"), data, steps=1)["evaluation"]
+    one = profile(Config(width=8, batch_size=64), data, steps=1)["evaluation"]
+    assert many > 2 * one  # six views instead of one
+
+
+def test_every_operator_of_the_backward_pass_has_a_category(data: DeviceData) -> None:
+    """What has no category in the backward pass counts as classifier and loss, which stays small."""
+    for recipe in ("s0", "s8", "dawn"):
+        config = Config.from_dict({**RECIPES[recipe].config().to_dict(), "width": 8, "batch_size": 64})
+        seconds = profile(config, data, steps=1)
+        assert seconds["classifier and loss"] < 0.1 * seconds["step"], recipe
+
+
+def test_modules_with_arithmetic_have_a_category() -> None:
+    for kind in (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, Celu, nn.MaxPool2d, Residual, nn.Linear):
+        assert FORWARD[kind] in CATEGORIES
+
+
+def test_nothing_is_said_on_stderr(data: DeviceData, capfd: pytest.CaptureFixture[str]) -> None:
+    profile(Config(width=2, batch_size=64), data, steps=1)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_global_random_state_is_left_alone(data: DeviceData) -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    profile(Config(width=2, batch_size=64), data, steps=1)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_table_by_hand() -> None:
+    seconds = dict.fromkeys(CATEGORIES, 0.01) | {GAPS: 0.03, "step": 0.1, "evaluation": 1.0}
+    lines = describe_profile(seconds, Config(batch_size=10), examples=99).splitlines()
+    assert len(lines) == 1 + 7 + 1 + 1 + 1
+    assert lines[1].split() == ["convolution", "10.00", "10.0%"]
+    assert lines[8].split() == ["python", "and", "framework", "30.00", "30.0%"]
+    assert lines[9].split() == ["step", "100.00", "100.0%"]
+    assert lines[10] == "one evaluation: 1.00 s, 52.6% of an epoch of 9 steps"
