@@ -5,7 +5,7 @@ TensorBoard hparam and the JSON key. Knobs that are tricks default to their iden
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -167,41 +167,36 @@ def _checked(knob: Any, value: Any) -> Any:
     return value
 
 
-_WITHOUT_EFFECT: list[tuple[str, Callable[[Config], bool], tuple[str, ...]]] = [
-    (
-        "net = dawn",
-        lambda config: config.net == "dawn",
-        ("residual_layers", "extra_layers", "residual_norm", "residual_act", "pool_place", "whiten"),
-    ),
-    (
-        "residual_layers = none",
-        lambda config: config.residual_layers == "none",
-        ("residual_norm", "residual_act"),
-    ),
-    (
-        "norm = none",
-        lambda config: config.norm == "none",
-        ("ghost_batch", "norm_scale", "norm_scale_uniform", "norm_scale_frozen", "bn_bias_lr_mult", "residual_norm"),
-    ),
-    ("norm = frozen", lambda config: config.norm == "frozen", ("ghost_batch",)),
-    (
-        "a solver other than sgd and lars",
-        lambda config: config.solver not in ("sgd", "lars"),
-        ("momentum", "nesterov"),
-    ),
-    ("tail_frac = 0", lambda config: config.tail_frac == 0, ("tail_to_zero",)),
-    ("ema_decay = 0", lambda config: config.ema_decay == 0, ("ema_every_steps",)),
+_IDLE: list[tuple[str, tuple[Any, ...], tuple[str, ...]]] = [
+    ("net", ("dawn",), ("residual_layers", "extra_layers", "residual_norm", "residual_act", "pool_place", "whiten")),
+    ("residual_layers", ("none",), ("residual_norm", "residual_act")),
+    ("norm", ("none",), ("norm_scale", "norm_scale_uniform", "norm_scale_frozen", "bn_bias_lr_mult", "residual_norm")),
+    ("norm", ("none", "frozen"), ("ghost_batch",)),
+    ("solver", ("rmsprop", "adagrad", "adadelta", "adam"), ("momentum", "nesterov")),
+    ("tail_frac", (0,), ("tail_to_zero",)),
+    ("ema_decay", (0,), ("ema_every_steps",)),
 ]
-"""(setting, whether a config has it, the knobs that it leaves without effect)"""
+"""(a knob, values of it, the knobs that then have no effect)"""
+
+
+def idle_knobs(values: Mapping[str, Any]) -> dict[str, str]:
+    """The knobs that have no effect beside these values of all knobs, each with the name of the knob that decides."""
+    return {name: decides for decides, settings, names in _IDLE if values[decides] in settings for name in names}
+
+
+def settled(values: Mapping[str, Any]) -> dict[str, Any]:
+    """These values, but with the default for each knob that has no effect beside the others."""
+    return {**values, **{name: _FIELDS[name].default for name in idle_knobs(values)}}
 
 
 def _refuse_nonsense(config: Config) -> None:
     """Raises InputError for values that make no sense together: a knob was turned that has no effect, or a conflict."""
-    for setting, holds, knobs in _WITHOUT_EFFECT:
-        for name in knobs if holds(config) else ():
-            value, default = getattr(config, name), _FIELDS[name].default
-            if value != default:
-                raise InputError(f"{name} = {value!r} has no effect with {setting}: leave it at {default!r}")
+    for name, decides in idle_knobs(config.to_dict()).items():
+        value, default = getattr(config, name), _FIELDS[name].default
+        if value != default:
+            cause = getattr(config, decides)
+            cause = f"{cause:g}" if isinstance(cause, float) else cause
+            raise InputError(f"{name} = {value!r} has no effect with {decides} = {cause}: leave it at {default!r}")
     if config.ghost_batch and config.batch_size % config.ghost_batch:
         raise InputError(
             f"ghost_batch = {config.ghost_batch} does not divide batch_size = {config.batch_size}: "

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from model.config import Config, InputError, nearest
+from model.config import Config, InputError, idle_knobs, nearest, settled
 
 
 @dataclass(frozen=True)
@@ -126,9 +126,15 @@ class SearchSpace:
                 )
             for value in domain.choices if isinstance(domain, Choice) else (domain.low, domain.high):
                 try:
-                    Config.from_dict({**self.base.to_dict(), name: value})
+                    Config.from_dict(settled({**self.base.to_dict(), name: value}))
                 except InputError as error:
                     raise InputError(f"domain {name} = {domain}: {error}") from error
+            decides = idle_knobs(self.base.to_dict()).get(name)
+            if decides and decides not in self.domains:
+                raise InputError(
+                    f"domain {name} has no effect with {decides} = {getattr(self.base, decides)} in the base: "
+                    f"change the base, or make {decides} a domain too"
+                )
             value = getattr(self.base, name)
             if not domain.contains(value):
                 raise InputError(
@@ -136,12 +142,13 @@ class SearchSpace:
                 )
 
     def config(self, params: Mapping[str, Any]) -> Config:
-        """The base with `params` in place of its values.
+        """The base with `params` in place of its values; a knob that then has no effect keeps its default, as momentum
+        does in a trial with another solver than sgd.
 
         Raises:
-            InputError: an unknown field, or a value that a Config doesn't allow.
+            InputError: an unknown field, or values that a Config doesn't allow.
         """
-        return Config.from_dict({**self.base.to_dict(), **params})
+        return Config.from_dict(settled({**self.base.to_dict(), **params}))
 
     def params_of(self, config: Config) -> dict[str, Any]:
         """The values that `config` has in the fields that this space varies."""

@@ -114,7 +114,7 @@ WITHOUT_EFFECT: list[tuple[dict[str, Any], str, dict[str, Any]]] = [
     ({"norm": "none"}, "norm = none", {**NORM_KNOBS, "bn_bias_lr_mult": 64.0, "residual_norm": "after_add"}),
     ({"norm": "frozen"}, "norm = frozen", {"ghost_batch": 32}),
     *(
-        ({"solver": solver}, "a solver other than sgd and lars", {"momentum": 0.8, "nesterov": False})
+        ({"solver": solver}, f"solver = {solver}", {"momentum": 0.8, "nesterov": False})
         for solver in ("rmsprop", "adagrad", "adadelta", "adam")
     ),
     ({}, "tail_frac = 0", {"tail_to_zero": True}),

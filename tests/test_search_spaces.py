@@ -146,11 +146,18 @@ def test_a_field_with_fractions_may_be_searched_in_whole_numbers() -> None:
         ({"momentum": Uniform(0.5, 1)}, ["domain momentum", "momentum = 1.0"]),
         ({"cutout_px": IntUniform(0, 4)}, ["the base has cutout_px = 8", "IntUniform(low=0, high=4)", "tried first"]),
         ({"flip": Choice((False,))}, ["the base has flip = True", "Choice(choices=(False,))"]),
+        ({"ema_every_steps": IntUniform(1, 9)}, ["ema_every_steps has no effect", "ema_decay = 0", "make ema_decay a"]),
     ],
 )
 def test_domains_that_are_refused(domains: dict[str, Any], facts: list[str]) -> None:
     message = refusal(SearchSpace, s0(), domains)
     assert all(fact in message for fact in facts), message
+
+
+def test_a_knob_that_another_domain_can_bring_to_life_may_be_searched() -> None:
+    space = SearchSpace(s0(), {"ema_decay": Choice((0.0, 0.99)), "ema_every_steps": IntUniform(1, 9)})
+    assert space.config({"ema_decay": 0.99, "ema_every_steps": 2}).ema_every_steps == 2
+    assert space.config({"ema_decay": 0.0, "ema_every_steps": 2}) == s0()
 
 
 def test_a_base_that_is_no_config() -> None:

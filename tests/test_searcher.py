@@ -34,8 +34,10 @@ def open_study(path: Path) -> optuna.Study:
     )
 
 
-def searcher(path: Path, *, sampler: str = "tpe", seed: int = 0, slots: int = 2) -> OptunaSearcher:
-    return OptunaSearcher(open_study(path), SPACE, Rungs(9, 3, 3), sampler=sampler, seed=seed, slots=slots)
+def searcher(
+    path: Path, *, sampler: str = "tpe", seed: int = 0, slots: int = 2, space: SearchSpace = SPACE
+) -> OptunaSearcher:
+    return OptunaSearcher(open_study(path), space, Rungs(9, 3, 3), sampler=sampler, seed=seed, slots=slots)
 
 
 def acc(params: dict[str, Any]) -> float:
@@ -64,6 +66,35 @@ def test_proposals_lie_in_the_space_and_begin_with_the_base(tmp_path: Path, samp
         finish(search, str(index), suggestion)
     assert seen[0] == SPACE.params_of(SPACE.base)
     assert len({tuple(params.values()) for params in seen}) == 14
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_values_that_make_no_sense_together_are_not_proposed(tmp_path: Path, sampler: str) -> None:
+    """Ghosts of 32 divide batches of 64, not of 48; a resumed search goes on in the same sequence."""
+    base = Config(epochs=9, batch_size=64)
+    domains = {"batch_size": Choice((48, 64)), "ghost_batch": Choice((0, 32)), "lr_scale": LogUniform(1 / 8, 16)}
+    space = SearchSpace(base, domains)
+    seen = []
+    for part in range(2):
+        search = searcher(tmp_path, sampler=sampler, slots=1, space=space)
+        for index in range(part * 10, part * 10 + 10):
+            suggestion = search.suggest(str(index))
+            assert suggestion is not None and suggestion["number"] == index
+            seen.append((suggestion["params"]["batch_size"], suggestion["params"]["ghost_batch"]))
+            search._rungs.record(index, [{"epoch": 9, "acc": 0.5, "diverged": False}])
+            search.on_trial_complete(
+                str(index), {"new_epochs": [{"epoch": 9, "acc": 0.5, "diverged": False}], "failed": None}
+            )
+    assert set(seen) == {(48, 0), (64, 0), (64, 32)}
+
+
+def test_a_knob_without_effect_in_a_trial_stays_at_its_default_there(tmp_path: Path) -> None:
+    """Momentum belongs to sgd: an adam trial has the default one, whatever was drawn for it."""
+    space = SearchSpace(Config(), {"solver": Choice(("sgd", "adam")), "momentum": Uniform(0.5, 0.95)})
+    search = searcher(tmp_path, sampler="random", slots=40, space=space)
+    configs = [search.suggest(str(index))["config"] for index in range(40)]  # type: ignore[index]
+    assert {config["momentum"] for config in configs if config["solver"] == "adam"} == {Config().momentum}
+    assert len({config["momentum"] for config in configs if config["solver"] == "sgd"}) > 5
 
 
 def test_no_more_trials_are_under_way_than_slots(tmp_path: Path) -> None:
