@@ -1,222 +1,23 @@
-"""Does a config fit into the device's memory: an estimate before training, and the command `python -m model.fit`."""
+"""`python -m model.fit`: what a config needs of the device's memory, and which batch would still fit."""
 
-import os
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import tyro
-from torch import nn
-from torch.nn.functional import cross_entropy
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from model.augment import CHANNELS, SIDE_PX
 from model.command import run_command
 from model.config import Config, InputError
 from model.data import DeviceData
 from model.evaluate import EVAL_BATCH, evaluate
-from model.layers import Celu
-from model.meter import DTYPES
-from model.net import WHITEN_IMAGES, build_net
+from model.memory import GIB, available_bytes, largest_multiple, needed_bytes, needs_of
 from model.recipes import choose
+from model.train import best_device, init_state, train_step
 
-GIB = 2**30
-IMAGE_BYTES = SIDE_PX * SIDE_PX * CHANNELS
-FLOAT_BYTES = 4
-MANY = 1_000_000  # images of a batch beside which the weights weigh nothing
 PROCESS_BYTES = 590 * 2**20  # of a Python process that has imported torch, measured
-CPU_BYTES = 170 * 2**20
-"""What training takes on CPUs besides its tensors. Measured: the first use of oneDNN 105-117 MiB; blocks of less than
-32 MiB in glibc's heap, which it can't give back at once, 30-120 MiB, dawn up to 210. With MALLOC_MMAP_THRESHOLD_=65536,
-which spares that heap, peak RSS and the count of the tensors agree to 5%."""
-OPTIMIZER_COPIES = {"sgd": 1, "lars": 1, "rmsprop": 1, "adagrad": 1, "adadelta": 2, "adam": 2}
-"""numbers that a solver keeps for each trained weight"""
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What one trial needs, in bytes."""
-
-    held: int
-    """from start to end: data set, weights, gradients, optimiser, moving average, the copy that undoes the warm-up
-    step, and `CPU_BYTES`"""
-    per_image: int
-    """at the worst moment of a training step, for each image of the batch"""
-    passing: int
-    """at the worst of the moments that don't depend on the batch: evaluation, the update of the weights, whitening"""
-
-    def of_batch(self, batch_size: int) -> int:
-        return self.held + max(self.per_image * batch_size, self.passing)
-
-
-def needed_bytes(config: Config, num_classes: int, examples: int) -> int:
-    """Memory that training takes on CPUs, without training: what one trial adds to a process that has imported torch.
-
-    Within 20% of the peak RSS measured for s0, s8 and dawn at widths 16 and 32, batches of 128 and 512, fp32 and bf16.
-
-    Args:
-        examples: images of the data set, which stays on the device. 0 leaves it out.
-    """
-    return _needs(config, num_classes, examples).of_batch(config.batch_size)
-
-
-def _needs(config: Config, num_classes: int, examples: int) -> Needs:
-    net = _meta_net(config, num_classes)
-    weights = sum(tensor.nbytes for tensor in net.state_dict().values())
-    trained = sum(weight.nbytes for weight in net.parameters() if weight.requires_grad)
-    _lower(net, DTYPES[config.precision])
-    kept = weights * (2 if config.ema_decay else 1)
-    held = CPU_BYTES + examples * IMAGE_BYTES + 2 * kept + trained * (1 + OPTIMIZER_COPIES[config.solver])
-    whitening = 3 * FLOAT_BYTES * IMAGE_BYTES * min(WHITEN_IMAGES, examples) if config.whiten else 0
-    with torch.no_grad():
-        scoring = _peak_bytes_per_image(config, net.eval()) * EVAL_BATCH
-    # The update makes one more copy of what it adds to the weights.
-    return Needs(held, _peak_bytes_per_image(config, net.train()), max(trained, scoring, whitening))
-
-
-def _meta_net(config: Config, num_classes: int) -> nn.Module:
-    """The net on the meta device: shapes without numbers, so that a batch of any size costs nothing."""
-    with torch.device("meta"):
-        # Two ghosts of any size need as much memory as many small ones.
-        net = build_net(
-            replace(config, batch_size=MANY, ghost_batch=MANY // 2 if config.ghost_batch else 0), num_classes
-        )
-    for parent in list(net.modules()):
-        for name, module in parent.named_children():
-            if isinstance(module, Celu):  # works in small chunks on all but CUDA
-                setattr(parent, name, nn.CELU(module.alpha, inplace=True))
-    return net
-
-
-def _lower(net: nn.Module, dtype: torch.dtype) -> None:
-    """Do to a net on the meta device what autocast does elsewhere, but not there."""
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            module.to(dtype)
-
-
-def _peak_bytes_per_image(config: Config, net: nn.Module) -> int:
-    """The most bytes alive at once while a batch passes forward and, where gradients are on, backward."""
-    images = torch.empty(MANY, SIDE_PX, SIDE_PX, CHANNELS, device="meta").permute(0, 3, 1, 2)
-    labels = torch.zeros(MANY, dtype=torch.int64, device="meta")
-    with _Alive() as alive:
-        loss = cross_entropy(net(images.to(DTYPES[config.precision])).float(), labels)
-        if loss.requires_grad:
-            loss.backward()
-    net.zero_grad(set_to_none=True)
-    return (alive.peak + images.nbytes) // MANY
-
-
-class _Alive(TorchDispatchMode):
-    """Counts the bytes of the tensors that are made while it is on and still referred to, and their peak."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self._storages: dict[int, Any] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
-                self._count(tensor.untyped_storage())
-        return result
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._storages:  # of an input, or a view of it
-            return
-
-        def gone(_: Any) -> None:
-            self.now -= size
-            del self._storages[key]
-
-        self._storages[key] = weakref.ref(storage, gone)
-        self.now += size
-        self.peak = max(self.peak, self.now)
-
-
-def available_bytes(device: torch.device) -> int:
-    """Memory that is free now: of the GPU, or what the machine and the control groups of this process leave."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return max(0, min(_machine_bytes(), *_cgroup_bytes()))
-
-
-def _machine_bytes() -> int:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # not Linux: all there is, free or not
-
-
-def _cgroup_bytes() -> list[int]:
-    """What each control group around this process leaves of its limit, v2 or v1; [] where none limits memory."""
-    left = []
-    try:
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers == "":
-                root, names = Path("/sys/fs/cgroup"), ("memory.max", "memory.current", "inactive_file")
-            elif "memory" in controllers.split(","):
-                root = Path("/sys/fs/cgroup/memory")
-                names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-            else:
-                continue
-            group = Path(path.lstrip("/"))
-            for folder in (root / group, *(root / parent for parent in group.parents)):
-                left += _left_of_limit(folder, *names)
-    except (OSError, ValueError):
-        pass
-    return left
-
-
-def _left_of_limit(folder: Path, limit: str, used: str, cache: str) -> list[int]:
-    """[limit - used] of one control group, or [] where it has no limit. Cached files don't count: they make room."""
-    try:
-        limit_bytes = int((folder / limit).read_text())  # "max" without a limit
-        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        return [limit_bytes - int((folder / used).read_text()) + int(stat.get(cache, 0))]
-    except (OSError, ValueError):
-        return []
-
-
-def check_memory(config: Config, num_classes: int, examples: int, device: torch.device) -> None:
-    """Raises InputError when training can't fit into the memory that is free, before the system kills the process.
-
-    On CUDA nothing is checked: running out of memory raises an error there.
-    """
-    if device.type == "cuda":
-        return
-    free = available_bytes(device)
-    if _at_most_bytes(config, examples) <= free:
-        return
-    needs = _needs(config, num_classes, examples)
-    if needs.of_batch(config.batch_size) > free:
-        fits = _largest_multiple(needs, config, free)
-        advice = f"lower batch_size (at most {fits:,} would fit) or width" if fits else "lower width"
-        raise InputError(
-            f"batch_size = {config.batch_size} at width = {config.width} needs about "
-            f"{needs.of_batch(config.batch_size) / GIB:.1f} GiB of memory, and {free / GIB:.1f} GiB are free: {advice}"
-        )
-
-
-def _at_most_bytes(config: Config, examples: int) -> int:
-    """A bound on `needed_bytes` that takes no time: the first use of the meta device imports for a second.
-
-    The largest net, dawn or layers 1, 2, 3 all with residual and extra convolutions, stays below 2,800 width^2 weights
-    and 30 images' worth of the first activation.
-    """
-    weights = 3_000 * (config.width + 4) ** 2 * FLOAT_BYTES
-    activations = 40 * (config.width + 32) * SIDE_PX**2 * FLOAT_BYTES
-    return CPU_BYTES + examples * IMAGE_BYTES + 8 * weights + activations * max(config.batch_size, EVAL_BATCH)
 
 
 def largest_batch(config: Config, num_classes: int, examples: int, device: torch.device) -> int:
@@ -226,7 +27,7 @@ def largest_batch(config: Config, num_classes: int, examples: int, device: torch
     """
     if device.type == "cpu":
         return min(
-            _largest_multiple(_needs(config, num_classes, examples), config, available_bytes(device)),
+            largest_multiple(needs_of(config, num_classes, examples), config, available_bytes(device)),
             examples // (config.ghost_batch or 1) * (config.ghost_batch or 1),
         )
 
@@ -234,13 +35,6 @@ def largest_batch(config: Config, num_classes: int, examples: int, device: torch
         return one_step_fits(replace(config, batch_size=batch), num_classes, examples, device)
 
     return _largest_by_trying(fits, config.batch_size, config.ghost_batch or 1, examples)
-
-
-def _largest_multiple(needs: Needs, config: Config, free: int) -> int:
-    """The largest batch whose needs are at most `free` bytes, a multiple of ghost_batch; 0 if there is none."""
-    if needs.held + needs.passing > free:
-        return 0
-    return (free - needs.held) // needs.per_image // (config.ghost_batch or 1) * (config.ghost_batch or 1)
 
 
 def _largest_by_trying(fits: Callable[[int], bool], start: int, unit: int, most: int) -> int:
@@ -259,8 +53,6 @@ def _largest_by_trying(fits: Callable[[int], bool], start: int, unit: int, most:
 
 def one_step_fits(config: Config, num_classes: int, examples: int, device: torch.device) -> bool:
     """Whether a training step and an evaluation on random data run without running out of the device's memory."""
-    from model.train import init_state, train_step  # here, because model.train checks memory with this module
-
     try:
         torch.backends.cudnn.benchmark = device.type == "cuda"  # as in training: the fastest kernels, not the smallest
         data = _random_data(max(examples, config.batch_size), num_classes, device)
@@ -304,8 +96,7 @@ def main(options: Options) -> None:
     for name in ("data_images", "classes"):
         if getattr(options, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} {getattr(options, name)}: it must be 1 or more")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    print(report(config, options.classes, options.data_images, device))
+    print(report(config, options.classes, options.data_images, best_device()))
 
 
 def report(config: Config, num_classes: int, examples: int, device: torch.device) -> str:

@@ -15,7 +15,7 @@ from model.augment import augment, draw, normalise
 from model.config import Config, InputError
 from model.data import DeviceData
 from model.evaluate import Ema, autocast, evaluate
-from model.fit import check_memory
+from model.memory import check_memory
 from model.meter import now_s
 from model.net import WHITEN_IMAGES, build_net, fit_to_data
 from model.optim import build_optimizer, lr_schedule, set_lr

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from model import fit
+from model import fit, memory
 from model.config import Config, InputError
-from model.fit import available_bytes, check_memory, largest_batch, needed_bytes, one_step_fits
+from model.fit import largest_batch, one_step_fits
+from model.memory import available_bytes, check_memory, needed_bytes
 from model.recipes import RECIPES
 
 CPU = torch.device("cpu")
@@ -20,11 +21,11 @@ GIB = 2**30
 
 def by_weights(config: Config) -> int:
     """What `needed_bytes` says of a config whose batch weighs less than the update of its weights, less CPU_BYTES."""
-    return needed_bytes(replace(config, batch_size=2), 10, 0) - fit.CPU_BYTES
+    return needed_bytes(replace(config, batch_size=2), 10, 0) - memory.CPU_BYTES
 
 
 def test_weights_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit, "EVAL_BATCH", 1)  # else an evaluation needs more
+    monkeypatch.setattr(memory, "EVAL_BATCH", 1)  # else an evaluation needs more
     config = Config(width=64)
     trained = 4 * 6_573_120
     statistics = sum(2 * 4 * channels + 8 for channels in (64, 128, 128, 128, 256, 512, 512, 512))
@@ -74,7 +75,7 @@ def test_bound_is_one(recipe: str) -> None:
     for width in (1, 16, 1024):
         for batch_size in (32, 4096):
             changed = replace(config, width=width, batch_size=batch_size)
-            assert needed_bytes(changed, 10, 50_000) < fit._at_most_bytes(changed, 50_000)
+            assert needed_bytes(changed, 10, 50_000) < memory._at_most_bytes(changed, 50_000)
 
 
 def test_estimate_against_a_real_step() -> None:
@@ -83,7 +84,8 @@ def test_estimate_against_a_real_step() -> None:
 import resource, torch
 import model.train
 from model.config import Config
-from model.fit import needed_bytes, one_step_fits
+from model.fit import one_step_fits
+from model.memory import needed_bytes
 from model.meter import peak_memory
 torch.set_num_threads(1)
 cpu = torch.device("cpu")
@@ -108,15 +110,15 @@ def test_control_group_limits(tmp_path: Path, limit: str, left: int | None) -> N
     (tmp_path / "memory.max").write_text(f"{limit}\n")
     (tmp_path / "memory.current").write_text("1000\n")
     (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 200\n")
-    found = fit._left_of_limit(tmp_path, "memory.max", "memory.current", "inactive_file")
+    found = memory._left_of_limit(tmp_path, "memory.max", "memory.current", "inactive_file")
     assert found == ([] if left is None else [left])
-    assert fit._left_of_limit(tmp_path / "nowhere", "memory.max", "memory.current", "inactive_file") == []
+    assert memory._left_of_limit(tmp_path / "nowhere", "memory.max", "memory.current", "inactive_file") == []
 
 
 def test_what_fits_passes(monkeypatch: pytest.MonkeyPatch, tiny: Config) -> None:
     check_memory(tiny, 4, 64, CPU)
     config = Config(width=16)
-    monkeypatch.setattr(fit, "available_bytes", lambda device: needed_bytes(config, 10, 100))
+    monkeypatch.setattr(memory, "available_bytes", lambda device: needed_bytes(config, 10, 100))
     check_memory(config, 10, 100, CPU)
 
 
@@ -136,7 +138,7 @@ def test_impossible_config_is_refused_in_one_line_at_once() -> None:
 
 def test_refusal_names_a_batch_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     config = Config(width=64, batch_size=8192, ghost_batch=32)
-    monkeypatch.setattr(fit, "available_bytes", lambda device: 4 * GIB)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 4 * GIB)
     with pytest.raises(InputError) as error:
         check_memory(config, 10, 50_000, CPU)
     named = re.search(r"at most ([\d,]+) would fit", str(error.value))
@@ -149,7 +151,8 @@ def test_refusal_names_a_batch_that_fits(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_refusal_where_no_batch_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit, "available_bytes", lambda device: GIB)
+    for module in (memory, fit):
+        monkeypatch.setattr(module, "available_bytes", lambda device: GIB)
     with pytest.raises(InputError, match=r"1\.0 GiB are free: lower width$"):
         check_memory(Config(width=512), 10, 50_000, CPU)
     assert largest_batch(Config(width=512), 10, 50_000, CPU) == 0
@@ -194,7 +197,7 @@ def test_one_step_out_of_memory(monkeypatch: pytest.MonkeyPatch, tiny: Config) -
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("model.train.train_step", full)
+    monkeypatch.setattr("model.fit.train_step", full)
     assert not one_step_fits(tiny, 10, 64, CPU)
 
 

@@ -12,6 +12,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import tune.search
 from benchmarks.kill import kill_and_resume
 from model.config import load_config
+from model.recipes import s8
 from tune.run import Run
 
 SMALL = ("--space", "lr_regimes", "--data", "digits", "--width", 2, "--cpus-per-trial", 1)
@@ -153,6 +155,17 @@ def test_confirm_goes_on_and_adds_seeds(finished: tuple[Path, str], command: Cal
 
 def _lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def test_the_tricks_of_a_recipe_are_the_base_of_a_search(tmp_path: Path) -> None:
+    args = ("--base", "s8", "--set", "batch_size=64", "tta=none", "--trials", 2, "--epochs", 2, "--name", "s8")
+    search = start(tmp_path, *SMALL, *args)
+    out, _ = search.communicate(timeout=240)
+    assert search.returncode == 0, out
+    expected = replace(s8(), batch_size=64, tta="none", epochs=2, width=2)
+    assert load_config(tmp_path / "runs" / "s8" / "trials" / "0" / "config.json") == expected
+    other = load_config(tmp_path / "runs" / "s8" / "trials" / "1" / "config.json")
+    assert other != expected and other.whiten and other.ghost_batch == 32
 
 
 def test_more_trials_on_resume(finished: tuple[Path, str], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from conftest import REAL_DATA
 from model.config import Config, InputError, load_config
 from model.data import DeviceData, take, to_device
 from model.evaluate import evaluate
+from model.recipes import RECIPES, dawn, s8
 from model.sources import load
 from model.train import init_state, train
 
@@ -23,9 +24,37 @@ def without_time(metrics: object) -> tuple:
     return tuple(values.values())
 
 
-def test_same_seed_same_metrics_and_another_seed_others(tiny: Config, tiny_data: DeviceData) -> None:
+# S8, and on top of it every trick that it lacks and that can go with it.
+EVERY_TRICK = replace(
+    s8(),
+    width=2,
+    epochs=3,
+    batch_size=16,
+    ghost_batch=8,
+    extra_layers="2",
+    residual_norm="after_add",
+    residual_act="after_add",
+    cutout_px=5,
+    augment_by="group",
+    tta="shift",
+    solver="lars",
+    nesterov=False,
+    ema_every_steps=2,
+    norm_scale_uniform=True,
+    tail_to_zero=True,
+)
+CONFIGS = {
+    "s0": Config(width=2, epochs=3, batch_size=16),
+    "every trick": EVERY_TRICK,
+    "adam, frozen statistics": Config(width=2, epochs=3, batch_size=16, solver="adam", norm="frozen"),
+    "dawn": replace(dawn(), width=2, epochs=3, batch_size=16),
+}
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_same_seed_same_metrics_and_another_seed_others(config: Config, tiny_data: DeviceData) -> None:
     first, again, other = (
-        [without_time(metrics) for metrics in train(tiny, tiny_data, seed=seed)] for seed in (1, 1, 2)
+        [without_time(metrics) for metrics in train(config, tiny_data, seed=seed)] for seed in (1, 1, 2)
     )
     assert first == again
     assert first != other
@@ -40,19 +69,20 @@ def test_the_callers_random_state_is_left_alone(tiny: Config, tiny_data: DeviceD
     assert torch.equal(torch.rand(3), expected)
 
 
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 @pytest.mark.parametrize("stop_after", [1, 2])
-def test_saved_and_continued_is_bit_identical(tiny: Config, tiny_data: DeviceData, stop_after: int) -> None:
-    whole = [without_time(metrics) for metrics in train(tiny, tiny_data, seed=3)]
-    state = init_state(tiny, tiny_data, seed=3)
-    epochs = train(tiny, tiny_data, seed=3, state=state)
+def test_saved_and_continued_is_bit_identical(config: Config, tiny_data: DeviceData, stop_after: int) -> None:
+    whole = [without_time(metrics) for metrics in train(config, tiny_data, seed=3)]
+    state = init_state(config, tiny_data, seed=3)
+    epochs = train(config, tiny_data, seed=3, state=state)
     for _ in range(stop_after):
         next(epochs)
     file = io.BytesIO()
     torch.save(state.state_dict(), file)
     file.seek(0)
-    resumed = init_state(tiny, tiny_data, seed=99)
+    resumed = init_state(config, tiny_data, seed=99)
     resumed.load_state_dict(torch.load(file, weights_only=True))
-    rest = [without_time(metrics) for metrics in train(tiny, tiny_data, seed=3, state=resumed)]
+    rest = [without_time(metrics) for metrics in train(config, tiny_data, seed=3, state=resumed)]
     assert rest == whole[stop_after:]
 
 
@@ -146,6 +176,54 @@ def test_command_writes_config_and_metrics_that_can_be_run_again(command: Callab
     again = [json.loads(line) for line in (tmp_path / "again" / "metrics.jsonl").read_text().splitlines()]
     for line, other in zip(lines, again, strict=True):
         assert {**line, "train_s": 0, "warm_up_s": 0} == {**other, "train_s": 0, "warm_up_s": 0}
+
+
+BRIEF = ("--data", "digits", "--train-examples", 200, "--threads", 1, "--set", "width=2", "epochs=2", "batch_size=64")
+
+
+def test_what_a_run_took_is_said_and_written(command: Callable, tmp_path: Path) -> None:
+    args = (
+        "--data",
+        "digits",
+        "--train-examples",
+        200,
+        "--set",
+        "width=2",
+        "epochs=2",
+        "batch_size=64",
+        "--threads",
+        1,
+    )
+    done = command("model.train", "--recipe", "s8", *args, "--out", "out", "--target-acc", 0.01, 1.0)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert found["epochs"] == 2 and found["flops"] > 0 and found["memory"]["rss_mib"] > 100
+    assert found["targets"]["0.01"]["epoch"] == 1 and found["targets"]["1"] is None
+    assert "accuracy 100%: not reached" in done.stdout and "images/s" in done.stdout
+
+
+def test_recipes_are_listed_with_epochs_and_published_figures(command: Callable) -> None:
+    listed = command("model.train", "--recipe", "list").stdout.splitlines()
+    assert [line.split()[0] for line in listed] == list(RECIPES)
+    assert "24 epochs" in listed[1] and "94.1%, 75 s" in listed[1]
+
+
+def test_a_run_over_two_ranks_from_the_command_line(command: Callable) -> None:
+    args = (
+        "--data",
+        "digits",
+        "--train-examples",
+        200,
+        "--set",
+        "width=2",
+        "epochs=2",
+        "batch_size=64",
+        "--threads",
+        1,
+    )
+    done = command("model.train", *args, "--ranks", 2)
+    assert done.returncode == 0, done.stderr
+    assert "epoch   2/2" in done.stdout and "2 x 1 CPU threads" in done.stdout
 
 
 @pytest.mark.slow
