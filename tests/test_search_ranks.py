@@ -2,15 +2,18 @@
 
 import os
 import signal
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from optuna.trial import TrialState
 from test_ranks import alive
 from test_search import epochs_of, epochs_or_none, start, wait_for
 
-from tune.run import Run
+import tune.search
+from tune.run import Manifest, Run
 
-TWO_RANKS = ("--ranks-per-trial", 2, "--cpus-per-trial", 2, "--scheduler", "none", "--trials", 2, "--epochs", 40)
+TWO_RANKS = ("--ranks-per-trial", 2, "--cpus-per-trial", 2, "--scheduler", "none", "--trials", 2, "--epochs", 25)
 
 
 def test_a_trial_over_two_ranks_survives_the_death_of_the_search_and_of_a_rank(tmp_path: Path) -> None:
@@ -33,9 +36,24 @@ def test_a_trial_over_two_ranks_survives_the_death_of_the_search_and_of_a_rank(t
     assert search.returncode == 0, out
     after = epochs_of(run)
     for number, epochs in after.items():
-        assert [metrics["epoch"] for metrics in epochs] == list(range(1, 41))
+        assert [metrics["epoch"] for metrics in epochs] == list(range(1, 26))
         assert epochs[: len(before.get(number, []))] == before.get(number, [])
     assert [trial.state for trial in Run(run).study().trials] == [TrialState.COMPLETE] * 2
+
+
+def test_sharing_a_batch_that_does_not_pay_is_warned_about() -> None:
+    on_gpus = manifest(ranks=2, gpus_per_trial=2.0)
+    (line,) = tune.search.scaling_lines(on_gpus, 1.7)
+    assert "1.70 times as fast as on one GPU (85% scaling efficiency)" in line
+    _, warning = tune.search.scaling_lines(on_gpus, 0.9)
+    assert "2 ranks are no faster than one" in warning and "--gpus-per-trial 1" in warning
+    _, warning = tune.search.scaling_lines(manifest(ranks=2, gpus_per_trial=0.0), 0.9)
+    assert "--ranks-per-trial 1" in warning
+
+
+def manifest(**given: Any) -> Manifest:
+    rest: dict[str, Any] = dict.fromkeys(field.name for field in fields(Manifest))
+    return Manifest(**{**rest, "threads": 1, **given})
 
 
 def ranks_of(run: Path) -> list[int]:

@@ -151,23 +151,27 @@ def _start_ray(manifest: Manifest, address: str | None, console: Console) -> int
 
 
 def _say_scaling(run: Run, dataset: Dataset, console: Console) -> None:
-    """Time the ranks of a trial against one of them, where trials run; warn when sharing a batch doesn't pay."""
+    """Time the ranks of a trial against one of them, on a node where trials run."""
     manifest = run.manifest
-    place = {"num_cpus": manifest.cpus_per_trial, "num_gpus": manifest.gpus_per_trial}
     measure: Any = scaling  # ray's types know functions of positional arguments only
-    timing = ray.remote(measure).options(**place)
+    timing = ray.remote(measure).options(num_cpus=manifest.cpus_per_trial, num_gpus=manifest.gpus_per_trial)
     gain = ray.get(timing.remote(run.space.base, dataset, manifest.ranks, threads=manifest.threads))
+    for line in scaling_lines(manifest, gain):
+        console.print(line)
+
+
+def scaling_lines(manifest: Manifest, gain: float) -> list[str]:
+    """What it means that a trial's ranks train `gain` times as fast as one of them, with a warning if it doesn't pay."""
+    ranks = manifest.ranks
     one = "GPU" if manifest.gpus_per_trial else f"rank of {manifest.threads} CPU threads"
-    console.print(
-        f"{manifest.ranks} ranks per trial: a step of the base is {gain:.2f} times as fast as on one {one} "
-        f"({100 * gain / manifest.ranks:.0f}% scaling efficiency)"
-    )
+    lines = [
+        f"{ranks} ranks per trial: a step of the base is {gain:.2f} times as fast as on one {one} "
+        f"({100 * gain / ranks:.0f}% scaling efficiency)"
+    ]
     if gain <= 1:
-        unit = "--gpus-per-trial 1" if manifest.gpus_per_trial else "--ranks-per-trial 1"
-        console.print(
-            f"[bold]warning:[/bold] {manifest.ranks} ranks are slower than one: start a new run with {unit}, which "
-            f"runs more trials at once"
-        )
+        better = "--gpus-per-trial 1" if manifest.gpus_per_trial else "--ranks-per-trial 1"
+        lines.append(f"warning: {ranks} ranks are no faster than one; a new run with {better} has more trials at once")
+    return lines
 
 
 def count_slots(nodes: list[dict[str, Any]], cpus: float, gpus: float) -> int:
