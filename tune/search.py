@@ -161,7 +161,7 @@ def _say_scaling(run: Run, dataset: Dataset, console: Console) -> None:
 
 
 def scaling_lines(manifest: Manifest, gain: float) -> list[str]:
-    """What it means that a trial's ranks train `gain` times as fast as one of them, with a warning if it doesn't pay."""
+    """What it means that a trial's ranks train `gain` times as fast as one, with a warning where it doesn't pay."""
     ranks = manifest.ranks
     one = "GPU" if manifest.gpus_per_trial else f"rank of {manifest.threads} CPU threads"
     lines = [
