@@ -17,6 +17,7 @@ from torchvision import transforms
 from benchmarks.train_step import medians_s, our_step, random_data
 from model.augment import augment, draw
 from model.command import run_command
+from model.memory import keep_freed_memory
 from model.meter import now_s
 from model.recipes import s0
 from model.train import best_device
@@ -58,6 +59,7 @@ class InMemory(Dataset):
 
 
 def main(options: Options) -> None:
+    keep_freed_memory()
     device = best_device()
     config = s0()
     data = random_data(options.examples, device)
@@ -78,7 +80,8 @@ def main(options: Options) -> None:
         choices = draw(options.examples, chosen, generator).to(device)
         for step in range(steps):
             batch = slice(step * BATCH, (step + 1) * BATCH)
-            augment(data.train_images[order[batch]], choices.of(batch), chosen, data.mean, data.std)
+            images = data.train_images.index_select(0, order[batch])
+            augment(images, choices.of(batch), chosen, data.mean, data.std)
 
     def torchvision_s() -> float:
         start_s = now_s(device)

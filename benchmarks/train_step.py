@@ -2,16 +2,26 @@
 
     python -m benchmarks.train_step
 
-The published form is NCHW, with max-pooling last, in plain torch. Both forms train the same random batch in turn;
-figures are medians. Then: what the loop (order, schedule, metrics, moving average) costs over the bare step, and what
-scoring 10,000 images and their mirrors costs beside an epoch of 97 steps.
+The published form is NCHW, with max-pooling last, in plain torch, in a process of its own, since ours changes how its
+process handles freed memory. The two take steps in turn, never at once; figures are medians. Then: what the loop
+(order, schedule, metrics, moving average) costs over the bare step, and what scoring 10,000 images and their mirrors
+costs beside an epoch of 97 steps.
+
+What helped on 2 cores of an AMD EPYC, at width 16: channels-last (1.5x), keeping freed memory (527 -> 424 ms a step in
+fp32), exp in place of expm1 for CELU (73 -> 13 ms for the largest layer), ghost batch norm on consecutive chunks (1.3x
+the time of whole-batch norm, published view 2.7x), scoring 250 images at a time (1.4x as fast as 1,000).
+What didn't: batch norm's backward pass written with matrix products, whole or in chunks of any size (slower than
+torch's); its statistics by var_mean (5x slower); folding batch norm into convolutions for scoring (5% of it, not worth
+its lines).
 """
 
+import multiprocessing
 import statistics
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing.connection import Connection
 from typing import Literal
 
 import torch
@@ -23,6 +33,7 @@ from model.command import run_command
 from model.config import Config
 from model.data import DeviceData
 from model.evaluate import autocast, evaluate
+from model.memory import keep_freed_memory
 from model.meter import flops_per_image, matmul_flops_per_s, now_s
 from model.net import build_net
 from model.optim import build_optimizer, set_lr
@@ -75,6 +86,36 @@ def published_net(width: int) -> nn.Module:
     return nn.Sequential(layers)
 
 
+class Published:
+    """The published form's training step, in a process of its own."""
+
+    def __init__(self, config: Config, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve_steps, args=(config, threads, theirs), daemon=True)
+        self._process.start()
+
+    def step_s(self) -> float:
+        """Seconds of one more step."""
+        self._pipe.send(None)
+        return self._pipe.recv()
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+
+def _serve_steps(config: Config, threads: int, pipe: Connection) -> None:
+    torch.set_num_threads(threads)
+    device = best_device()
+    step = published_step(config, device)
+    while True:
+        pipe.recv()
+        start_s = now_s(device)
+        step()
+        pipe.send(now_s(device) - start_s)
+
+
 def published_step(config: Config, device: torch.device) -> Callable[[], None]:
     net = published_net(config.width).to(device)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
@@ -100,16 +141,27 @@ def our_step(config: Config, device: torch.device) -> Callable[[], None]:
     return lambda: (train_step(config, net, optimizer, inputs, labels), None)[1]
 
 
-def medians_s(device: torch.device, repeats: int, *actions: Callable[[], object]) -> list[float]:
-    """Median seconds of each action, taken in turn after one untimed round."""
+def medians_s(device: torch.device, repeats: int, *actions: Callable[[], object], warm: bool = True) -> list[float]:
+    """Median seconds of each action, taken in turn, after an untimed round to warm up."""
     seconds: list[list[float]] = [[] for _ in actions]
-    for repeat in range(repeats + 1):
+    for repeat in range(-int(warm), repeats):
         for action, taken in zip(actions, seconds, strict=True):
             start_s = now_s(device)
             action()
-            if repeat:
+            if repeat >= 0:
                 taken.append(now_s(device) - start_s)
     return [statistics.median(taken) for taken in seconds]
+
+
+def in_turn_s(config: Config, device: torch.device, repeats: int) -> tuple[float, float]:
+    """Median seconds of a step of the published form and of ours, taken in turn after one untimed round."""
+    published, step = Published(config, torch.get_num_threads()), our_step(config, device)
+    published_s, ours_s = [], []
+    for _ in range(repeats + 1):
+        published_s.append(published.step_s())
+        ours_s += medians_s(device, 1, step, warm=False)
+    published.close()
+    return statistics.median(published_s[1:]), statistics.median(ours_s[1:])
 
 
 def random_data(examples: int, device: torch.device) -> DeviceData:
@@ -129,20 +181,22 @@ def loop_overhead(config: Config, device: torch.device, repeats: int) -> tuple[f
     set_lr(bare.optimizer, 0.001)
     bare.net.train()
     choices = draw(len(data.train_labels), config, torch.Generator().manual_seed(0)).to(device)
+    order = torch.randperm(len(data.train_labels)).to(device)
     epochs: Iterator = train(replace(config, epochs=repeats + 1, lr_scale=1e-3), data, state=state)
 
     def bare_steps() -> None:
         for step in range(steps):
             batch = slice(step * config.batch_size, (step + 1) * config.batch_size)
-            inputs = augment(data.train_images[batch], choices.of(batch), config, data.mean, data.std)
-            train_step(config, bare.net, bare.optimizer, inputs, data.train_labels[batch])
+            images = data.train_images.index_select(0, order[batch])
+            inputs = augment(images, choices.of(batch), config, data.mean, data.std)
+            train_step(config, bare.net, bare.optimizer, inputs, data.train_labels[order[batch]])
 
     loop_s, bare_s, before_s = [], [], 0.0
     for _ in range(repeats + 1):
         metrics = next(epochs)
         loop_s.append(metrics.train_s - before_s)
         before_s = metrics.train_s
-        (seconds,) = medians_s(device, 1, bare_steps)
+        (seconds,) = medians_s(device, 1, bare_steps, warm=False)
         bare_s.append(seconds)
     return statistics.median(loop_s[1:]) / steps, statistics.median(bare_s[1:]) / steps
 
@@ -150,6 +204,7 @@ def loop_overhead(config: Config, device: torch.device, repeats: int) -> tuple[f
 def main(options: Options) -> None:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
+    keep_freed_memory()
     device = best_device()
     peak = matmul_flops_per_s(device, options.precision)
     print(f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, {options.precision}")
@@ -159,9 +214,7 @@ def main(options: Options) -> None:
         for name, recipe in (("s0", s0()), ("s8", s8())):
             config = replace(recipe, width=width, precision=options.precision)
             flops = flops_per_image(config, 10) * config.batch_size
-            published_s, ours_s = medians_s(
-                device, options.repeats, published_step(config, device), our_step(config, device)
-            )
+            published_s, ours_s = in_turn_s(config, device, options.repeats)
             print(
                 f"{name:6}  {width:5}  {1e3 * published_s:11.0f} ms  {1e3 * ours_s:7.0f} ms  "
                 f"{published_s / ours_s:5.2f}x  {100 * flops / ours_s / peak:.0f}%",

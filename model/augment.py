@@ -41,10 +41,10 @@ def draw(examples: int, config: Config, generator: torch.Generator) -> Choices:
 
     def one_of(options: int) -> torch.Tensor:
         if config.augment_by == "image":
-            return torch.randint(options, (examples,), generator=generator)
+            return torch.randint(options, (examples,), generator=generator).int()
         kept = torch.randperm(options, generator=generator)[:MAX_OPTIONS]
         group = torch.arange(examples) * len(kept) // examples
-        return kept[group][torch.randperm(examples, generator=generator)]
+        return kept[group][torch.randperm(examples, generator=generator)].int()
 
     def corner(options: int) -> tuple[torch.Tensor, torch.Tensor]:
         if config.augment_by == "image":
@@ -63,7 +63,7 @@ def crop_and_flip(images: torch.Tensor, choices: Choices, pad_px: int) -> torch.
 
     Nothing is padded: the border is reflected in the pixels' indices, and one gather moves whole pixels.
     """
-    side = torch.arange(SIDE_PX, device=images.device)
+    side = torch.arange(SIDE_PX, dtype=torch.int32, device=images.device)
     rows = _reflect(choices.crop_top[:, None] + side - pad_px)
     cols = _reflect(choices.crop_left[:, None] + torch.where(choices.mirror[:, None], side.flip(0), side) - pad_px)
     return images.reshape(-1, CHANNELS).index_select(0, _pixels(rows, cols)).view(images.shape)
@@ -71,7 +71,7 @@ def crop_and_flip(images: torch.Tensor, choices: Choices, pad_px: int) -> torch.
 
 def _pixels(rows: torch.Tensor, cols: torch.Tensor) -> torch.Tensor:
     """Places in a batch [B * 32 * 32] of the pixels at rows [B, h] times cols [B, w] of each image: [B * h * w]."""
-    image = torch.arange(len(rows), device=rows.device)
+    image = torch.arange(len(rows), dtype=torch.int32, device=rows.device)
     return ((image[:, None] * SIDE_PX + rows)[:, :, None] * SIDE_PX + cols[:, None, :]).flatten()
 
 
@@ -84,7 +84,7 @@ def _reflect(index: torch.Tensor) -> torch.Tensor:
 def normalise(images: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
     """uint8 [B, 32, 32, 3] -> float32 [B, 3, 32, 32], a channels-last view; mean and std [3] in 0..255 units."""
     rows = images.reshape(-1, SIDE_PX * CHANNELS)  # long rows vectorise: 6x as fast as over the 3 channels
-    return ((rows - mean.repeat(SIDE_PX)) / std.repeat(SIDE_PX)).view(images.shape).permute(0, 3, 1, 2)
+    return (rows - mean.repeat(SIDE_PX)).div_(std.repeat(SIDE_PX)).view(images.shape).permute(0, 3, 1, 2)
 
 
 def cutout_(images: torch.Tensor, choices: Choices, side_px: int) -> torch.Tensor:
@@ -92,7 +92,7 @@ def cutout_(images: torch.Tensor, choices: Choices, side_px: int) -> torch.Tenso
     if side_px:
         square = torch.arange(side_px, device=images.device)
         pixels = _pixels(choices.cutout_top[:, None] + square, choices.cutout_left[:, None] + square)
-        images.permute(0, 2, 3, 1).view(-1, CHANNELS).index_fill_(0, pixels, 0.0)
+        images.permute(0, 2, 3, 1).view(-1, CHANNELS).index_fill_(0, pixels.long(), 0.0)
     return images
 
 

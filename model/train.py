@@ -15,7 +15,7 @@ from model.augment import augment, draw, normalise
 from model.config import Config, InputError
 from model.data import DeviceData
 from model.evaluate import Ema, autocast, evaluate
-from model.memory import check_memory
+from model.memory import check_memory, keep_freed_memory
 from model.meter import now_s
 from model.net import WHITEN_IMAGES, build_net, fit_to_data
 from model.optim import build_optimizer, lr_schedule, set_lr
@@ -109,6 +109,7 @@ def train(
     check_device(config, data.device)
     share = replace(config, batch_size=config.batch_size // ranks)
     check_memory(share, data.num_classes, len(data.train_labels), data.device)
+    keep_freed_memory()
     examples = len(data.train_labels)
     steps = examples // config.batch_size
     state = state or init_state(config, data, seed)
@@ -132,7 +133,8 @@ def train(
             index = order[batch]
             lr = lr_schedule(config, state.epoch + (step + 1) / steps)
             set_lr(state.optimizer, lr)
-            inputs = augment(data.train_images[index], choices.of(batch), config, data.mean, data.std)
+            images = data.train_images.index_select(0, index)
+            inputs = augment(images, choices.of(batch), config, data.mean, data.std)
             total_loss += train_step(config, forward, state.optimizer, inputs, data.train_labels[index])
             if state.ema:
                 state.ema.update(state.net, step)
