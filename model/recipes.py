@@ -113,8 +113,8 @@ def choose(recipe: str, file: Path | None, assignments: Iterable[str]) -> Config
 
 def table() -> str:
     """One line per recipe: name, epochs, published figure, what it changes."""
-    lines = []
+    lines = [f"{'recipe':7} {'epochs':6}  {'published (width 64, one V100)':34}  what it changes"]
     for name, recipe in RECIPES.items():
-        change = " ".join((recipe.config.__doc__ or "").split())
-        lines.append(f"{name:5} {recipe.config().epochs:3d} epochs  {recipe.published:34}  {change}")
+        change = " ".join((recipe.config.__doc__ or "").split()).split(". ")[0].removesuffix(".")
+        lines.append(f"{name:7} {recipe.config().epochs:6}  {recipe.published:34}  {change}")
     return "\n".join(lines)

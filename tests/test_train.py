@@ -204,8 +204,8 @@ def test_what_a_run_took_is_said_and_written(command: Callable, tmp_path: Path) 
 
 def test_recipes_are_listed_with_epochs_and_published_figures(command: Callable) -> None:
     listed = command("model.train", "--recipe", "list").stdout.splitlines()
-    assert [line.split()[0] for line in listed] == list(RECIPES)
-    assert "24 epochs" in listed[1] and "94.1%, 75 s" in listed[1]
+    assert [line.split()[0] for line in listed] == ["recipe", *RECIPES]
+    assert listed[2].split()[:5] == ["s0", "24", "94.1%,", "75", "s"]
 
 
 def test_a_run_over_two_ranks_from_the_command_line(command: Callable) -> None:
@@ -241,6 +241,16 @@ def test_on_a_gpu_the_run_follows_the_cpu_run(tiny: Config, tiny_data: DeviceDat
     on_cpu = list(train(tiny, tiny_data))
     on_gpu = list(train(tiny, replace(tiny_data, **_on_gpu(tiny_data))))
     assert on_gpu[0].train_loss == pytest.approx(on_cpu[0].train_loss, rel=0.05)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("change", [{"precision": "bf16"}, {"precision": "fp16"}, {"compile": True}], ids=str)
+def test_on_a_gpu_every_trick_trains_in_half_precision_and_compiled(tiny_data: DeviceData, change: dict) -> None:
+    data = replace(tiny_data, **_on_gpu(tiny_data))
+    for config in (CONFIGS["s0"], EVERY_TRICK):
+        plain, changed = (list(train(replace(config, **given), data))[-1] for given in ({}, change))
+        assert changed.train_loss == pytest.approx(plain.train_loss, rel=0.1)
 
 
 def _on_gpu(data: DeviceData) -> dict:

@@ -1,7 +1,6 @@
 """Every knob against S0: at its identity value it trains the same weights bit for bit, at another value others."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import Any
 
@@ -85,15 +84,6 @@ def weights(state: TrainState) -> list[torch.Tensor]:
 def same(one: TrainState, other: TrainState) -> bool:
     pairs = list(zip(weights(one), weights(other), strict=False))
     return len(weights(one)) == len(weights(other)) and all(torch.equal(a, b) for a, b in pairs)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Nets this small gain nothing from a second thread, and wait for it where cores are busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -116,8 +116,9 @@ def _train_all(run: Run, candidates: list[FrozenTrial], seeds: int, dataset: Dat
 @contextmanager
 def _training(run: Run, dataset: Dataset) -> Iterator[Callable[[Config, int], Iterator[EpochMetrics]]]:
     """A function of config and seed that trains as the run's trials did: in this process, or over as many ranks."""
-    if run.manifest.ranks > 1:
-        with Ranks(dataset, run.manifest.ranks, threads=run.manifest.threads) as group:
+    ranks = run.manifest.ranks
+    if ranks > 1:
+        with Ranks(dataset, ranks, threads=max(1, torch.get_num_threads() // ranks)) as group:
             yield lambda config, seed: group.train(config, seed=seed)
     else:
         data = to_device(dataset, best_device())
