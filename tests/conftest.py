@@ -26,16 +26,15 @@ def tiny() -> Config:
     return Config(width=2, epochs=3, batch_size=16, cutout_px=8)
 
 
-@pytest.fixture
-def tiny_data() -> DeviceData:
-    """64 training and 20 test images of noise in 4 classes, on the CPU."""
+def noise(train_images: int, eval_images: int) -> Dataset:
+    """Images of noise in 4 classes."""
     rng = np.random.default_rng(0)
-    dataset = Dataset(
+    return Dataset(
         name="noise",
-        train_images=rng.integers(256, size=(64, 32, 32, 3), dtype=np.uint8),
-        train_labels=np.arange(64) % 4,
-        eval_images=rng.integers(256, size=(20, 32, 32, 3), dtype=np.uint8),
-        eval_labels=np.arange(20) % 4,
+        train_images=rng.integers(256, size=(train_images, 32, 32, 3), dtype=np.uint8),
+        train_labels=np.arange(train_images) % 4,
+        eval_images=rng.integers(256, size=(eval_images, 32, 32, 3), dtype=np.uint8),
+        eval_labels=np.arange(eval_images) % 4,
         eval_split="test",
         mean=(127.5, 127.5, 127.5),
         std=(73.9, 73.9, 73.9),
@@ -43,7 +42,12 @@ def tiny_data() -> DeviceData:
         fingerprint="0" * 12,
         note="",
     )
-    return to_device(dataset, torch.device("cpu"))
+
+
+@pytest.fixture
+def tiny_data() -> DeviceData:
+    """64 training and 20 test images of noise in 4 classes, on the CPU."""
+    return to_device(noise(64, 20), torch.device("cpu"))
 
 
 @pytest.fixture

@@ -9,49 +9,31 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from conftest import REPO
+from conftest import REPO, noise
 
 from model.config import Config, InputError
-from model.data import Dataset, to_device
+from model.data import to_device
 from model.ranks import RankError, Ranks
 from model.train import init_state, train
 
 CONFIG = Config(width=2, epochs=2, batch_size=32, peak_lr=0.02, ema_decay=0.9, tta="flip")
 
 
-@pytest.fixture(scope="module")
-def noise() -> Dataset:
-    rng = np.random.default_rng(0)
-    return Dataset(
-        name="noise",
-        train_images=rng.integers(256, size=(96, 32, 32, 3), dtype=np.uint8),
-        train_labels=np.arange(96) % 4,
-        eval_images=rng.integers(256, size=(21, 32, 32, 3), dtype=np.uint8),
-        eval_labels=np.arange(21) % 4,
-        eval_split="test",
-        mean=(127.5, 127.5, 127.5),
-        std=(73.9, 73.9, 73.9),
-        classes=("a", "b", "c", "d"),
-        fingerprint="0" * 12,
-        note="",
-    )
+DATA = noise(96, 21)
 
 
 @pytest.fixture(scope="module")
-def two_ranks(noise: Dataset) -> Iterator[Ranks]:
-    with Ranks(noise, 2, threads=1) as ranks:
+def two_ranks() -> Iterator[Ranks]:
+    with Ranks(DATA, 2, threads=1) as ranks:
         yield ranks
 
 
 @pytest.mark.parametrize(("config", "as_one"), [(CONFIG, 16), (replace(CONFIG, ghost_batch=8, whiten=True), 8)])
-def test_two_ranks_train_as_one_process_with_ghost_groups(
-    two_ranks: Ranks, noise: Dataset, config: Config, as_one: int
-) -> None:
+def test_two_ranks_train_as_one_process_with_ghost_groups(two_ranks: Ranks, config: Config, as_one: int) -> None:
     """Each rank normalises its half of a batch of 32 on its own: groups of 16, or its own ghost groups of 8."""
-    data = to_device(noise, torch.device("cpu"))
+    data = to_device(DATA, torch.device("cpu"))
     single = replace(config, ghost_batch=as_one)
     state = init_state(single, data, seed=1)
     expected = list(train(single, data, seed=1, state=state))
@@ -83,9 +65,9 @@ def test_a_batch_that_ranks_cannot_share_is_refused(two_ranks: Ranks) -> None:
         next(two_ranks.train(replace(CONFIG, ghost_batch=32)))
 
 
-def test_a_dead_rank_ends_the_run_with_its_name_and_leaves_no_process(noise: Dataset) -> None:
+def test_a_dead_rank_ends_the_run_with_its_name_and_leaves_no_process() -> None:
     before = set(multiprocessing.active_children())
-    with Ranks(noise, 2, threads=1) as ranks:
+    with Ranks(DATA, 2, threads=1) as ranks:
         epochs = ranks.train(CONFIG, seed=0)
         next(epochs)
         started = sorted(set(multiprocessing.active_children()) - before, key=lambda process: process.name)

@@ -182,19 +182,7 @@ BRIEF = ("--data", "digits", "--train-examples", 200, "--threads", 1, "--set", "
 
 
 def test_what_a_run_took_is_said_and_written(command: Callable, tmp_path: Path) -> None:
-    args = (
-        "--data",
-        "digits",
-        "--train-examples",
-        200,
-        "--set",
-        "width=2",
-        "epochs=2",
-        "batch_size=64",
-        "--threads",
-        1,
-    )
-    done = command("model.train", "--recipe", "s8", *args, "--out", "out", "--target-acc", 0.01, 1.0)
+    done = command("model.train", "--recipe", "s8", *BRIEF, "--out", "out", "--target-acc", 0.01, 1.0)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert found["epochs"] == 2 and found["flops"] > 0 and found["memory"]["rss_mib"] > 100
@@ -209,19 +197,7 @@ def test_recipes_are_listed_with_epochs_and_published_figures(command: Callable)
 
 
 def test_a_run_over_two_ranks_from_the_command_line(command: Callable) -> None:
-    args = (
-        "--data",
-        "digits",
-        "--train-examples",
-        200,
-        "--set",
-        "width=2",
-        "epochs=2",
-        "batch_size=64",
-        "--threads",
-        1,
-    )
-    done = command("model.train", *args, "--ranks", 2)
+    done = command("model.train", *BRIEF, "--ranks", 2)
     assert done.returncode == 0, done.stderr
     assert "epoch   2/2" in done.stdout and "2 x 1 CPU threads" in done.stdout
 
