@@ -8,8 +8,8 @@ process handles freed memory. The two take steps in turn, never at once; figures
 costs beside an epoch of 97 steps.
 
 What helped on 2 cores of an AMD EPYC, at width 16: channels-last (1.5x), keeping freed memory (527 -> 424 ms a step in
-fp32), exp in place of expm1 for CELU (73 -> 13 ms for the largest layer), ghost batch norm on consecutive chunks (1.3x
-the time of whole-batch norm, published view 2.7x), scoring 250 images at a time (1.4x as fast as 1,000).
+fp32), exp in place of expm1 for CELU (73 -> 13 ms on one thread for the largest layer), ghost batch norm on consecutive
+chunks (1.3x the time of whole-batch norm, published view 2.7x), scoring 250 images at a time (1.4x as fast as 1,000).
 What didn't: batch norm's backward pass written with matrix products, whole or in chunks of any size (slower than
 torch's); its statistics by var_mean (5x slower); folding batch norm into convolutions for scoring (5% of it, not worth
 its lines).

@@ -20,12 +20,14 @@ import pytest
 import ray
 from conftest import REPO
 from optuna.trial import TrialState
+from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tune.search
 from benchmarks.kill import kill_and_resume
 from model.config import load_config
 from model.recipes import s8
+from tune.plan import new_run
 from tune.run import Run
 
 SMALL = ("--space", "lr_regimes", "--data", "digits", "--width", 2, "--cpus-per-trial", 1)
@@ -158,14 +160,15 @@ def _lines(file: Path) -> list[dict[str, Any]]:
 
 
 def test_the_tricks_of_a_recipe_are_the_base_of_a_search(tmp_path: Path) -> None:
-    args = ("--base", "s8", "--set", "batch_size=64", "tta=none", "--trials", 2, "--epochs", 2, "--name", "s8")
-    search = start(tmp_path, *SMALL, *args)
-    out, _ = search.communicate(timeout=240)
-    assert search.returncode == 0, out
-    expected = replace(s8(), batch_size=64, tta="none", epochs=2, width=2)
-    assert load_config(tmp_path / "runs" / "s8" / "trials" / "0" / "config.json") == expected
-    other = load_config(tmp_path / "runs" / "s8" / "trials" / "1" / "config.json")
-    assert other != expected and other.whiten and other.ghost_batch == 32
+    """Everything but the tricks is fitted to the machine and the data; the domains stay those of the space."""
+    options = tune.search.Options(space="lr_regimes", data="digits", base="s8", width=2, runs_dir=tmp_path, name="s8")
+    run, _ = new_run(options, Console(quiet=True))
+    base = run.space.base
+    assert replace(base, batch_size=512, epochs=10, width=64, precision="fp32") == s8()
+    assert base.ghost_batch == 32 and base.batch_size == 64
+    assert set(run.space.domains) == {"lr_scale", "warmup_frac", "bn_bias_lr_mult", "cutout_px"}
+    other = run.space.config({"lr_scale": 0.5})
+    assert other == replace(base, lr_scale=0.5) and other.whiten
 
 
 def test_more_trials_on_resume(finished: tuple[Path, str], tmp_path: Path) -> None:
@@ -179,6 +182,7 @@ def test_more_trials_on_resume(finished: tuple[Path, str], tmp_path: Path) -> No
     assert len(after) == 10 and all(trial.state.is_finished() for trial in Run(run).study().trials)
 
 
+@pytest.mark.slow
 def test_killed_three_times_nothing_is_lost_and_nothing_twice(tmp_path: Path) -> None:
     counts = kill_and_resume(tmp_path, kills=3, trials=12, seed=1)
     assert counts["trials"] == 12
@@ -251,6 +255,7 @@ def test_a_diverged_trial_fails_at_once_and_the_search_goes_on(tmp_path: Path) -
     assert "failed: diverged at epoch" in out
 
 
+@pytest.mark.slow
 def test_a_trial_that_runs_out_of_memory_fails_with_its_reason_and_the_search_goes_on(tmp_path: Path) -> None:
     """The kernel is told to give the workers no more memory: narrow nets go on fitting, wide ones fail."""
     (tmp_path / "widths.py").write_text(
@@ -275,6 +280,7 @@ def test_a_trial_that_runs_out_of_memory_fails_with_its_reason_and_the_search_go
         assert trial.state == TrialState.FAIL and "memory" in trial.user_attrs["reason"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_the_run_can_go_on(tmp_path: Path) -> None:
     """One trial's metrics go to /dev/full, where every write fails with the kernel's own 'No space left on device'."""
     run = tmp_path / "runs" / "full"
@@ -348,3 +354,14 @@ def test_slots_of_a_cluster(nodes: list[dict[str, float]], cpus: float, gpus: fl
     described = [{"Alive": True, "Resources": node} for node in nodes]
     dead = {"Alive": False, "Resources": {"CPU": 99.0, "GPU": 9.0}}
     assert tune.search.count_slots([*described, dead], cpus, gpus) == slots
+
+
+def test_a_ctrl_c_that_python_drops_is_raised_again_at_the_next_step() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with tune.search.CtrlC() as ctrl_c:
+        ctrl_c.on_step_begin(0, [])
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            ctrl_c.on_step_begin(1, [])
+    assert signal.getsignal(signal.SIGINT) == before

@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import pytest
 from optuna.trial import TrialState
 from test_ranks import alive
 from test_search import epochs_of, epochs_or_none, start, wait_for
@@ -16,6 +17,7 @@ from tune.run import Manifest, Run
 TWO_RANKS = ("--ranks-per-trial", 2, "--cpus-per-trial", 2, "--scheduler", "none", "--trials", 2, "--epochs", 25)
 
 
+@pytest.mark.slow
 def test_a_trial_over_two_ranks_survives_the_death_of_the_search_and_of_a_rank(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "ranks"
     args = ("--space", "lr_regimes", "--data", "digits", "--train-examples", 300, "--width", 1, *TWO_RANKS)

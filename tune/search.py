@@ -4,9 +4,10 @@ import logging
 import math
 import os
 import shutil
+import signal
 import sys
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 # Ray reads these when it is imported or started. Nothing here prints or writes but us.
 os.environ.update(
@@ -85,7 +86,7 @@ def _search(run: Run, dataset: Dataset, options: Options, console: Console) -> N
         if manifest.ranks > 1:
             _say_scaling(run, dataset, console)
         progress = Progress(run, console, slots=slots)
-        with progress:
+        with progress, CtrlC() as ctrl_c:
             # tune.run rather than Tuner: a Tuner pickles searcher and callbacks, which hold open files
             ray_tune.run(
                 ray_tune.with_parameters(
@@ -99,7 +100,7 @@ def _search(run: Run, dataset: Dataset, options: Options, console: Console) -> N
                 reuse_actors=True,
                 max_failures=WORKER_DEATHS,
                 raise_on_failed_trial=False,
-                callbacks=[recorder, progress],
+                callbacks=[recorder, progress, ctrl_c],
                 name=scratch.name,
                 storage_path=str(run.path),
                 trial_dirname_creator=lambda trial: str(trial.config["number"]),
@@ -118,6 +119,29 @@ def _search(run: Run, dataset: Dataset, options: Options, console: Console) -> N
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+class CtrlC(ray_tune.Callback):
+    """Ends the search on Ctrl-C, also where Python loses the KeyboardInterrupt: one that is raised in a destructor or
+    in a callback from C is printed and dropped, so it is raised again at the next step. Use as a context manager."""
+
+    def __init__(self) -> None:
+        self._pressed = False
+
+    def __enter__(self) -> Self:
+        self._before = signal.signal(signal.SIGINT, self._press)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _press(self, *_: object) -> None:
+        self._pressed = True
+        raise KeyboardInterrupt
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if self._pressed:
+            raise KeyboardInterrupt
 
 
 def _restore(run: Run, study: optuna.Study, rungs: Rungs) -> int:
