@@ -128,6 +128,12 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def describe(self) -> str:
+        """The config in short: what it doesn't share with S0."""
+        default = Config().to_dict()
+        changed = [f"{name}={value}" for name, value in self.to_dict().items() if value != default[name]]
+        return f"s0 but for {', '.join(changed)}" if changed else "s0"
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Config":
         """The config with these values; a knob that isn't named keeps its default.

@@ -59,7 +59,7 @@ def main(options: Options) -> None:
     threads = options.threads or max(1, torch.get_num_threads() // options.ranks)
     torch.set_num_threads(threads)
     print(describe(dataset))
-    print(f"config: {_differences(config)}")
+    print(f"config: {config.describe()}")
     print(f"seed {options.seed}, {device}, {options.ranks} x {threads} CPU threads")
     if options.profile:
         data = to_device(dataset, device)
@@ -91,12 +91,6 @@ def main(options: Options) -> None:
         (options.out / "summary.json").write_text(json.dumps(found, indent=2) + "\n")
     if history[-1].diverged:
         sys.exit("training diverged: the loss is no longer finite; lower peak_lr or lr_scale")
-
-
-def _differences(config: Config) -> str:
-    """The config in short: what it doesn't share with S0."""
-    changed = [f"{name}={value}" for name, value in config.to_dict().items() if value != getattr(Config(), name)]
-    return f"s0 but for {', '.join(changed)}" if changed else "s0"
 
 
 def _epochs(

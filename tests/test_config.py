@@ -190,6 +190,11 @@ def test_a_config_is_frozen_and_takes_keywords_only() -> None:
     assert refusal(dataclasses.replace, s0(), width=0).startswith("width = 0")
 
 
+def test_a_config_in_short_is_what_it_does_not_share_with_s0() -> None:
+    assert s0().describe() == "s0"
+    assert Config(width=16, flip=False).describe() == "s0 but for width=16, flip=False"
+
+
 # --- dicts
 
 

@@ -127,7 +127,7 @@ def announce(run: Run, dataset: Dataset, rungs: Rungs, console: Console) -> None
         f"machine: {machine}; a trial has {manifest.cpus_per_trial:g} CPUs and {manifest.gpus_per_trial:g} GPUs"
     )
     console.print(f"space: {manifest.space_name}, varying {', '.join(run.space.domains)}")
-    console.print(f"base: {', '.join(f'{name}={short(value)}' for name, value in base.to_dict().items())}")
+    console.print(f"base: {base.describe()}")
     stops = f"asha, rungs at epochs {rungs.rungs}, keeps 1 in {manifest.reduction_factor}" if rungs.rungs else "none"
     console.print(
         f"search: {manifest.trials} trials of {base.epochs} epochs, sampler {manifest.sampler}, scheduler {stops}, "
