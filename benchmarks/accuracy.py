@@ -16,10 +16,10 @@ import torch
 import tyro
 
 from model.command import run_command
-from model.config import Config, with_assignments
+from model.config import Config
 from model.data import DeviceData, describe, take, to_device
 from model.evaluate import evaluate
-from model.recipes import RECIPES
+from model.recipes import choose
 from model.sources import load
 from model.train import best_device, init_state, train
 
@@ -57,11 +57,12 @@ def main(options: Options) -> None:
     print(f"{data.device}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}")
     lines = options.out.read_text().splitlines() if options.out and options.out.exists() else []
     known = [json.loads(line) for line in lines]
+    images = f"{dataset.fingerprint}/{len(dataset.train_labels)}"
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in options.recipes}
     for seed in range(options.seeds):
         for name in options.recipes:
             config = _config(name, options)
-            key = {"config": config.to_dict(), "seed": seed, "fingerprint": data_key(data, dataset.fingerprint)}
+            key = {"config": config.to_dict(), "seed": seed, "fingerprint": images}
             run = next((entry for entry in known if {field: entry[field] for field in key} == key), None)
             if run is None:
                 run = {**key, **_run(config, data, seed), "recipe": name, "threads": torch.get_num_threads()}
@@ -81,14 +82,10 @@ def main(options: Options) -> None:
         print(f"  median training time {statistics.median(entry['train_s'] for entry in entries):.0f} s")
 
 
-def data_key(data: DeviceData, fingerprint: str) -> str:
-    return f"{fingerprint}/{len(data.train_labels)}"
-
-
 def _config(name: str, options: Options) -> Config:
     recipe, *changes = name.split("/")
     common = [text for texts in options.set for text in texts]
-    return with_assignments(RECIPES[recipe].config(), [*common, *changes])
+    return choose(recipe, None, [*common, *changes])
 
 
 def _run(config: Config, data: DeviceData, seed: int) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from benchmarks.train_step import medians_s, our_step, random_data
+from benchmarks.train_step import CLASSES, medians_s, our_step
 from model.augment import augment, draw
 from model.command import run_command
+from model.fit import random_data
 from model.memory import keep_freed_memory
 from model.meter import now_s
 from model.recipes import s0
@@ -62,7 +63,7 @@ def main(options: Options) -> None:
     keep_freed_memory()
     device = best_device()
     config = s0()
-    data = random_data(options.examples, device)
+    data = random_data(options.examples, CLASSES, device)
     steps = options.examples // BATCH
     loader = DataLoader(
         InMemory([Image.fromarray(image.cpu().numpy()) for image in data.train_images]),

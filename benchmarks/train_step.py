@@ -31,8 +31,8 @@ from torch.nn.functional import cross_entropy
 from model.augment import augment, draw
 from model.command import run_command
 from model.config import Config
-from model.data import DeviceData
 from model.evaluate import autocast, evaluate
+from model.fit import random_data
 from model.memory import keep_freed_memory
 from model.meter import flops_per_image, matmul_flops_per_s, now_s
 from model.net import build_net
@@ -40,6 +40,7 @@ from model.optim import build_optimizer, set_lr
 from model.recipes import s0, s8
 from model.train import best_device, init_state, train, train_step
 
+CLASSES = 10
 EPOCH_STEPS = 97  # of 50,000 images in batches of 512
 
 
@@ -164,18 +165,10 @@ def in_turn_s(config: Config, device: torch.device, repeats: int) -> tuple[float
     return statistics.median(published_s[1:]), statistics.median(ours_s[1:])
 
 
-def random_data(examples: int, device: torch.device) -> DeviceData:
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (examples, 32, 32, 3), dtype=torch.uint8, generator=generator).to(device)
-    labels = torch.randint(10, (examples,), generator=generator).to(device)
-    mean, std = torch.full((3,), 125.0, device=device), torch.full((3,), 63.0, device=device)
-    return DeviceData(images, labels, images[:10], labels[:10], mean, std, "test", 10, device)
-
-
 def loop_overhead(config: Config, device: torch.device, repeats: int) -> tuple[float, float]:
     """Median seconds of a step of `train()` and of a bare step on a batch augmented like one, in turn."""
     steps = 8
-    data = random_data(steps * config.batch_size, device)
+    data = random_data(steps * config.batch_size, CLASSES, device)
     state = init_state(config, data, 0)
     bare = init_state(config, data, 0)
     set_lr(bare.optimizer, 0.001)
@@ -224,7 +217,7 @@ def main(options: Options) -> None:
     for name, recipe in (("s0", s0()), ("s8", s8())):
         config = replace(recipe, width=min(options.widths), precision=options.precision)
         loop_s, bare_s = loop_overhead(config, device, options.repeats)
-        data = random_data(10_000, device)
+        data = random_data(10_000, CLASSES, device)
         data = replace(data, eval_images=data.train_images, eval_labels=data.train_labels)
         net = init_state(config, data, 0).net
         (plain_s, mirror_s) = medians_s(

@@ -55,7 +55,7 @@ def one_step_fits(config: Config, num_classes: int, examples: int, device: torch
     """Whether a training step and an evaluation on random data run without running out of the device's memory."""
     try:
         torch.backends.cudnn.benchmark = device.type == "cuda"  # as in training: the fastest kernels, not the smallest
-        data = _random_data(max(examples, config.batch_size), num_classes, device)
+        data = random_data(max(examples, config.batch_size), num_classes, device)
         state = init_state(config, data, seed=0)
         undo = [tensor.clone() for tensor in state.net.state_dict().values()]  # which training keeps in its warm-up
         inputs = torch.rand(config.batch_size, SIDE_PX, SIDE_PX, CHANNELS, device=device).permute(0, 3, 1, 2)
@@ -67,7 +67,8 @@ def one_step_fits(config: Config, num_classes: int, examples: int, device: torch
     return True
 
 
-def _random_data(examples: int, num_classes: int, device: torch.device) -> DeviceData:
+def random_data(examples: int, num_classes: int, device: torch.device) -> DeviceData:
+    """Random training images on the device, the first of which are scored: to time and to measure with."""
     images = torch.randint(256, (examples, SIDE_PX, SIDE_PX, CHANNELS), dtype=torch.uint8, device=device)
     labels = torch.randint(num_classes, (examples,), device=device)
     mean, std = torch.full((CHANNELS,), 127.5, device=device), torch.full((CHANNELS,), 73.9, device=device)

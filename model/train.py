@@ -138,7 +138,9 @@ def train(
             total_loss += train_step(config, forward, state.optimizer, inputs, data.train_labels[index])
             if state.ema:
                 state.ema.update(state.net, step)
-        average([total_loss, *running_statistics(state.net), *running_statistics(state.scored_net)])
+        average([total_loss, *running_statistics(state.net)])
+        if state.ema:
+            average(running_statistics(state.ema.net))
         state.train_s += now_s(data.device) - start_s
         state.epoch += 1
 

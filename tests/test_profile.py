@@ -4,7 +4,7 @@ from torch import nn
 
 from model.config import Config
 from model.data import DeviceData
-from model.fit import _random_data
+from model.fit import random_data
 from model.layers import Celu, Residual
 from model.profile import CATEGORIES, FORWARD, describe_profile, profile
 from model.recipes import RECIPES
@@ -14,7 +14,7 @@ GAPS = "python and framework"
 
 @pytest.fixture(scope="module")
 def data() -> DeviceData:
-    return _random_data(128, 10, torch.device("cpu"))
+    return random_data(128, 10, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("net", [{}, {"net": "dawn"}, {"precision": "bf16", "ghost_batch": 32, "celu_alpha": 0.3}])
