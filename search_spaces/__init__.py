@@ -8,7 +8,7 @@ from model.config import InputError, nearest
 from search_spaces.space import SearchSpace
 
 _FOLDER = Path(__file__).parent
-_NO_SPACES = {"__init__", "space"}
+_NO_SPACES = {"__init__", "coordinates", "domains", "space"}
 
 
 def names() -> list[str]:

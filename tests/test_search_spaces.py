@@ -12,6 +12,7 @@ import pytest
 import search_spaces
 from model.config import Config, InputError
 from model.recipes import s0
+from search_spaces.coordinates import DECAY_RATE
 from search_spaces.space import Choice, Domain, IntUniform, LogUniform, SearchSpace, Uniform
 
 SPACE = SearchSpace(
@@ -133,7 +134,7 @@ def test_a_field_with_fractions_may_be_searched_in_whole_numbers() -> None:
     [
         ({}, ["at least one domain"]),
         ({"cutout": IntUniform(0, 12)}, ["'cutout' is no field of Config", "did you mean cutout_px?", "warmup_frac"]),
-        ({"epochs": IntUniform(8, 24)}, ["epochs", "the same for all trials", "set it on the base"]),
+        ({"epochs": LogUniform(8, 24)}, ["domain epochs", "an integer"]),
         ({"cutout_px": (0, 12)}, ["cutout_px = (0, 12)", "LogUniform, Uniform, IntUniform, Choice"]),
         ({"cutout_px": IntUniform(0, 40)}, ["domain cutout_px", "cutout_px = 40", "from 0 to 32"]),
         ({"cutout_px": Choice((8, 64))}, ["domain cutout_px", "cutout_px = 64", "from 0 to 32"]),
@@ -162,6 +163,262 @@ def test_a_knob_that_another_domain_can_bring_to_life_may_be_searched() -> None:
 
 def test_a_base_that_is_no_config() -> None:
     assert "must be a Config, such as s0(), but got <function s0" in refusal(SearchSpace, s0, SPACE.domains)
+
+
+# --- extras of a domain
+
+
+def test_extras_are_keyword_only_and_leave_the_rest_as_it_is() -> None:
+    domain = Uniform(0.5, 0.99, prior=0.9, only_if={"solver": ("sgd",)})
+    assert Uniform.__match_args__ == ("low", "high") and Choice.__match_args__ == ("choices",)
+    assert repr(domain) == "Uniform(low=0.5, high=0.99)" and domain != Uniform(0.5, 0.99)
+    assert hash(domain) == hash(Uniform(0.5, 0.99))
+    with pytest.raises(TypeError):
+        IntUniform(0, 12, 8)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "prior"),
+    [
+        (LogUniform, (0.5, 16), 17),
+        (Uniform, (0, 1), "0"),
+        (Uniform, (0, 1), True),
+        (IntUniform, (0, 12), 8.5),
+        (Choice, (("fp32", "bf16"),), "fp16"),
+    ],
+)
+def test_a_prior_lies_in_its_domain(kind: Callable[..., Domain], arguments: tuple[Any, ...], prior: Any) -> None:
+    message = refusal(kind, *arguments, prior=prior)
+    assert message == f"prior = {prior!r} lies outside of {kind(*arguments)}: it must be one of its values"
+
+
+@pytest.mark.parametrize("only_if", [{}, {"solver": "sgd"}, {"solver": ()}, {3: ("sgd",)}, ("solver", "sgd"), "solver"])
+def test_conditions_that_are_none(only_if: Any) -> None:
+    message = refusal(Uniform, 0, 1, only_if=only_if)
+    assert message.startswith("only_if takes a tuple of values for each domain named") and repr(only_if) in message
+
+
+# --- conditional domains
+
+NESTED = SearchSpace(
+    s0(),
+    {
+        "ema_every_steps": IntUniform(1, 9, only_if={"ema_decay": (0.9, 0.99), "solver": ("lars",)}),
+        "solver": Choice(("sgd", "lars", "adam")),
+        "momentum": Uniform(0.5, 0.99, only_if={"solver": ("sgd", "lars")}),
+        "nesterov": Choice((True, False), only_if={"solver": ("sgd",)}),
+        "ema_decay": Choice((0.0, 0.9, 0.99), only_if={"nesterov": (False,)}),
+        "width": IntUniform(8, 64),
+        "flip": Choice((True, False), only_if={"width": (64,)}),
+    },
+)
+
+
+@pytest.mark.parametrize(
+    ("params", "active"),
+    [
+        ({}, ["solver", "momentum", "nesterov", "width", "flip"]),
+        ({"solver": "sgd", "nesterov": False}, ["solver", "momentum", "nesterov", "ema_decay", "width", "flip"]),
+        ({"solver": "lars", "width": 8}, ["solver", "momentum", "width"]),
+        # what decides must be active itself: lars has no nesterov, so no ema_decay and no ema_every_steps
+        ({"solver": "lars", "nesterov": False, "ema_decay": 0.9}, ["solver", "momentum", "width", "flip"]),
+        ({"solver": "adam", "width": 9}, ["solver", "width"]),
+    ],
+)
+def test_what_is_active(params: dict[str, Any], active: list[str]) -> None:
+    assert list(NESTED.active(params)) == active
+    full = {name: params.get(name, getattr(s0(), name)) for name in active}
+    config = NESTED.config(params)
+    assert config == NESTED.config(full) == Config(**full)
+    assert NESTED.params_of(config) == full and list(NESTED.params_of(config)) == active
+
+
+def test_what_is_not_active_keeps_the_value_of_the_base() -> None:
+    space = SearchSpace(
+        Config(crop_pad_px=2, cutout_px=5),
+        {"flip": Choice((True, False)), "cutout_px": IntUniform(0, 12, only_if={"flip": (True,)})},
+    )
+    assert space.config({"flip": False, "cutout_px": 9}) == Config(flip=False, crop_pad_px=2, cutout_px=5)
+    # and may lie anywhere where its domain is not active
+    assert "outside of its domain" in refusal(space.with_base, Config(cutout_px=20))
+    assert space.with_base(Config(flip=False, cutout_px=20)).params_of(Config(flip=False)) == {"flip": False}
+
+
+@pytest.mark.parametrize(
+    ("domains", "facts"),
+    [
+        ({"cutout_px": IntUniform(0, 12, only_if={"flp": (True,)})}, ["cutout_px", "only_if 'flp'", "is no domain"]),
+        (
+            {"flip": True, "cutout_px": IntUniform(0, 12, only_if={"flip": (True,)})},
+            ["only_if 'flip', which is no domain of the space: make it one, or drop the condition"],
+        ),
+        (
+            {"momentum": Uniform(0.5, 0.99), "cutout_px": IntUniform(0, 12, only_if={"momentum": (0.9,)})},
+            ["domain cutout_px has only_if 'momentum', which must be a Choice or an IntUniform"],
+        ),
+        (
+            {"solver": Choice(("sgd", "lars")), "momentum": Uniform(0.5, 0.99, only_if={"solver": ("sgd", "adam")})},
+            ["domain momentum has only_if solver = 'adam', which lies outside of its domain Choice"],
+        ),
+        (
+            {"flip": Choice((True, False), only_if={"flip": (True,)})},
+            ["the conditions of flip -> flip go round in a circle"],
+        ),
+        (
+            {
+                "flip": Choice((True, False), only_if={"width": (64,)}),
+                "width": IntUniform(1, 64, only_if={"cutout_px": (8,)}),
+                "cutout_px": IntUniform(0, 12, only_if={"flip": (True,)}),
+            },
+            ["the conditions of flip -> width -> cutout_px -> flip go round in a circle"],
+        ),
+        # judged where the domain is active: with adam this momentum would have no effect, with sgd it is too large
+        (
+            {"solver": Choice(("adam", "sgd")), "momentum": Uniform(0.5, 2, only_if={"solver": ("sgd",)})},
+            ["domain momentum", "momentum = 2.0 is not allowed"],
+        ),
+    ],
+)
+def test_conditions_that_are_refused(domains: dict[str, Any], facts: list[str]) -> None:
+    message = refusal(SearchSpace, Config(), domains)
+    assert all(fact in message for fact in facts), message
+
+
+# --- constants, epochs
+
+
+def test_a_constant_becomes_part_of_the_base() -> None:
+    space = SearchSpace(
+        s0(),
+        {"width": 16, "cutout_px": IntUniform(0, 12), "whiten": True, "tta": "flip", "weight_decay": 0},
+        more_bases=(Config(cutout_px=3),),
+    )
+    base = Config(width=16, whiten=True, tta="flip", weight_decay=0.0)
+    assert space.base == base and list(space.domains) == ["cutout_px"]
+    assert space.bases == (base, dataclasses.replace(base, cutout_px=3))
+    assert SearchSpace.from_dict(json.loads(json.dumps(space.to_dict()))) == space
+    assert space.with_base(s0()).base == s0()
+
+
+@pytest.mark.parametrize(
+    ("constants", "facts"),
+    [
+        ({"width": 0}, ["width = 0 is not allowed"]),
+        ({"width": 16.0}, ["width = 16.0 is not allowed"]),
+        ({"flip": "yes"}, ["flip = 'yes' is not allowed"]),
+        ({"widht": 16}, ["'widht' is no field of Config (did you mean width?)"]),
+        ({"solver": "adam", "momentum": 0.5}, ["momentum = 0.5 has no effect with solver = adam"]),
+        ({"tta": None}, ["domain tta = None: it must be one of", "or a constant"]),
+    ],
+)
+def test_constants_that_are_refused(constants: dict[str, Any], facts: list[str]) -> None:
+    message = refusal(SearchSpace, s0(), {"cutout_px": IntUniform(0, 12), **constants})
+    assert all(fact in message for fact in facts), message
+
+
+def test_constants_alone_are_no_space() -> None:
+    assert "at least one domain" in refusal(SearchSpace, s0(), {"width": 16})
+
+
+@pytest.mark.parametrize("domain", [IntUniform(8, 24), Choice((8, 12, 24))])
+def test_epochs_may_be_searched(domain: Domain) -> None:
+    assert SearchSpace(s0(), {"epochs": domain}).config({"epochs": 12}) == Config(epochs=12)
+
+
+# --- several bases
+
+
+def test_further_bases_are_points_of_the_space() -> None:
+    mine = Config(width=8, cutout_px=3, flip=False)
+    space = dataclasses.replace(SPACE, more_bases=(mine, SPACE.base, mine))
+    assert space.bases == (SPACE.base, mine)
+    assert SearchSpace.from_dict(json.loads(json.dumps(space.to_dict()))) == space
+    # around another base they keep their params
+    moved = space.with_base(Config(width=4, crop_pad_px=2, cutout_px=1))
+    assert moved.bases == (
+        Config(width=4, crop_pad_px=2, cutout_px=1),
+        Config(width=4, crop_pad_px=2, cutout_px=3, flip=False),
+    )
+    assert space.with_base(mine).bases == (mine,)
+
+
+def test_a_further_base_may_have_the_default_of_a_knob_that_is_idle_in_it() -> None:
+    adam = Config(solver="adam")
+    space = SearchSpace(
+        Config(momentum=0.95),
+        {"solver": Choice(("sgd", "adam")), "momentum": Uniform(0.92, 0.99, only_if={"solver": ("sgd",)})},
+        more_bases=(adam,),
+    )
+    assert space.bases == (Config(momentum=0.95), adam)
+
+
+@pytest.mark.parametrize(
+    ("other", "facts"),
+    [
+        (Config(width=16), ["a further base has width = 16, the base 8", "make it a domain, or give all bases"]),
+        (Config(width=8, cutout_px=20), ["a further base has cutout_px = 20, outside of its domain IntUniform"]),
+        (s0, ["must be a Config, such as s0(), but got <function s0"]),
+    ],
+)
+def test_further_bases_that_are_refused(other: Any, facts: list[str]) -> None:
+    message = refusal(SearchSpace, SPACE.base, SPACE.domains, more_bases=(other,))
+    assert all(fact in message for fact in facts), message
+
+
+def test_a_further_base_that_another_base_makes_nonsense_of() -> None:
+    space = SearchSpace(s0(), {"ghost_batch": Choice((0, 32, 64))}, more_bases=(Config(ghost_batch=64),))
+    assert "ghost_batch = 64 does not divide" in refusal(space.with_base, Config(batch_size=96))
+
+
+# --- limits
+
+
+def test_limits_are_kept_in_json() -> None:
+    space = dataclasses.replace(SPACE, limits={"params": 7_000_000, "memory_bytes": 8e9})
+    assert space.limits == {"params": 7e6, "memory_bytes": 8e9}
+    assert SearchSpace.from_dict(json.loads(json.dumps(space.to_dict()))) == space
+    assert space.with_base(Config(width=4)).limits == space.limits
+
+
+@pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan"), "7e6", None, True])
+def test_limits_are_positive_numbers(value: Any) -> None:
+    message = refusal(SearchSpace, SPACE.base, SPACE.domains, limits={"params": value})
+    assert message.startswith(f"limit params = {value!r} is not allowed: it must be a positive number")
+
+
+def test_an_unknown_limit() -> None:
+    message = refusal(SearchSpace, SPACE.base, SPACE.domains, limits={"param": 7e6})
+    assert message == "unknown limit 'param' (did you mean params?): there are params, train_flops, memory_bytes"
+
+
+# --- JSON
+
+
+def test_json_of_a_space_that_uses_everything() -> None:
+    space = SearchSpace(
+        s0(),
+        {**NESTED.domains, "lr_scale": LogUniform(0.5, 2, prior=1.5), "decay_rate": LogUniform(1e-4, 1e-2)},
+        more_bases=(Config(solver="lars"),),
+        coordinates=(DECAY_RATE,),
+        limits={"train_flops": 1e15},
+    )
+    text = json.dumps(space.to_dict())
+    back = SearchSpace.from_dict(json.loads(text))
+    assert back == space and json.dumps(back.to_dict()) == text
+    assert back.domains["lr_scale"].prior == 1.5
+    assert back.domains["ema_every_steps"].only_if == {"ema_decay": (0.9, 0.99), "solver": ("lars",)}
+
+
+def test_a_plain_space_has_the_json_of_earlier_versions() -> None:
+    assert SPACE.to_dict() == {
+        "base": SPACE.base.to_dict(),
+        "domains": {
+            "lr_scale": {"kind": "LogUniform", "low": 1 / 3, "high": 16.0},
+            "warmup_frac": {"kind": "Uniform", "low": 0.05, "high": 0.5},
+            "cutout_px": {"kind": "IntUniform", "low": 0, "high": 12},
+            "flip": {"kind": "Choice", "choices": (True, False)},
+        },
+    }
 
 
 # --- files
@@ -223,7 +480,7 @@ def test_an_unknown_name() -> None:
     message = refusal(search_spaces.load, "lr_regime")
     assert message.startswith("unknown space 'lr_regime' (did you mean lr_regimes?): there are ")
     assert "given by its path" in message
-    for name in ("", "space", "__init__", "model.config"):
+    for name in ("", "space", "domains", "coordinates", "__init__", "model.config"):
         assert f"unknown space {name!r}" in refusal(search_spaces.load, name)
 
 
