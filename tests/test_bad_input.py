@@ -56,6 +56,10 @@ SEARCH = ("--space", "lr_regimes", "--data", "digits")
     ("args", "facts"),
     [
         ((), ["--space", "lr_regimes"]),
+        ((*SEARCH, "--limit", "params"), ["--limit 'params'", "params=7e6"]),
+        ((*SEARCH, "--limit", "params=0"), ["limit params = 0.0 is not allowed"]),
+        ((*SEARCH, "--limit", "params=10"), ["the base", "params = ", "times the limit of 10"]),
+        ((*SEARCH, "--base", "s0", "--base", "s1"), ["a further base has pool_place", "make it a domain"]),
         (("--space", "lr_regime"), ["unknown space 'lr_regime'", "did you mean lr_regimes?"]),
         (("--space", "nowhere.py"), ["nowhere.py", "doesn't exist"]),
         ((*SEARCH, "--trials", 0), ["--trials 0", "1 or more"]),

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import ray
+import tyro
 from conftest import REPO
 from optuna.trial import TrialState
 from rich.console import Console
@@ -25,7 +26,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import tune.search
 from benchmarks.kill import kill_and_resume
-from model.config import load_config
+from model.config import Config, InputError, load_config, save_config
 from model.recipes import s8
 from tune.plan import new_run
 from tune.run import Run
@@ -159,9 +160,31 @@ def _lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
+def test_several_bases(tmp_path: Path) -> None:
+    """--base gives the base and further ones in place of the space's own, which otherwise follow the fitted base."""
+    file = tmp_path / "space.py"
+    file.write_text(
+        "from model.config import Config\nfrom search_spaces.space import LogUniform, SearchSpace\n"
+        "SPACE = SearchSpace(Config(), {'lr_scale': LogUniform(0.1, 10)}, more_bases=(Config(lr_scale=3.0),))\n"
+    )
+    save_config(tmp_path / "mine.json", Config(lr_scale=0.5, width=2, epochs=8, batch_size=64))
+    for name, bases, rates in [("none", (), [1, 3]), ("one", ("s0",), [1]), ("two", ("s0", "mine.json"), [1, 0.5])]:
+        given = [argument for base in bases for argument in ("--base", base.replace("mine", str(tmp_path / "mine")))]
+        args = ["--space", str(file), "--data", "digits", "--width", "2", "--runs-dir", str(tmp_path), "--name", name]
+        options = tyro.cli(tune.search.Options, args=[*args, *given, "--set", "epochs=8", "precision=fp32"])
+        run, _ = new_run(options, Console(quiet=True))
+        assert [base.lr_scale for base in Run(run.path).space.bases] == rates
+        assert {(base.width, base.epochs, base.batch_size) for base in run.space.bases} == {(2, 8, 64)}
+    save_config(tmp_path / "mine.json", Config(width=2, epochs=8, batch_size=64, cutout_px=3))
+    with pytest.raises(InputError, match="a further base has cutout_px = 3, the base 8, and cutout_px doesn't vary"):
+        new_run(replace(options, name="three"), Console(quiet=True))
+
+
 def test_the_tricks_of_a_recipe_are_the_base_of_a_search(tmp_path: Path) -> None:
     """Everything but the tricks is fitted to the machine and the data; the domains stay those of the space."""
-    options = tune.search.Options(space="lr_regimes", data="digits", base="s8", width=2, runs_dir=tmp_path, name="s8")
+    options = tune.search.Options(
+        space="lr_regimes", data="digits", base=("s8",), width=2, runs_dir=tmp_path, name="s8"
+    )
     run, _ = new_run(options, Console(quiet=True))
     base = run.space.base
     assert replace(base, batch_size=512, epochs=10, width=64, precision="fp32") == s8()

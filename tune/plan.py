@@ -18,7 +18,9 @@ from model.data import Dataset, hold_out, take
 from model.recipes import RECIPES
 from model.sources import load, resolve
 from model.train import best_device, check_batch, check_device
-from search_spaces.space import Choice, SearchSpace
+from search_spaces.domains import ends
+from search_spaces.space import SearchSpace
+from tune.limits import parse_limits, refusal
 from tune.run import Manifest, Run, create, here
 
 CPU_WIDTH, CPU_EPOCHS = 16, 8
@@ -62,10 +64,13 @@ class Options:
     """name of the run's folder (default: the space and the time)"""
     runs_dir: Path = Path("runs")
     """where run folders are made"""
-    base: str | None = None
-    """start from this recipe (s0 .. s8), or from this exported config, instead of the space's base"""
+    base: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """start from this recipe (s0 .. s8), or from this exported config, instead of the space's bases; give it again for
+    more starts, which may differ from the first in what the space varies"""
     set: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="FIELD=VALUE")] = ()
     """change fields of the base config"""
+    limit: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE")] = ()
+    """try no config above this limit: params, train_flops (of a whole training) or memory_bytes, as in params=7e6"""
     resume: Path | None = None
     """continue this run folder"""
     time_budget_s: float | None = None
@@ -97,15 +102,8 @@ def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
         dataset = take(dataset, options.train_examples)
     dataset = hold_out(dataset)
 
-    given = [text for texts in options.set for text in texts]
-    given += [f"{name}={value}" for name in ("epochs", "width") if (value := getattr(options, name)) is not None]
-    if options.base and options.base not in RECIPES:
-        base = with_assignments(load_config(Path(options.base)), given)
-    else:
-        start = RECIPES[options.base].config() if options.base else space.base
-        keep = {*space.domains, *(text.partition("=")[0] for text in given)}
-        base = fitted(with_assignments(start, given), dataset, keep, console)
-    space = space.with_base(base)
+    space = _started(space, options, dataset, console)
+    base = space.base
     cpus, gpus = _resources(options)
     ranks = _ranks(options, cpus, gpus)
     check_batch(replace(base, batch_size=int(highest(space, "batch_size"))), len(dataset.train_labels), ranks)
@@ -139,6 +137,35 @@ def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
     return create(options.runs_dir, name, manifest), dataset
 
 
+def _started(space: SearchSpace, options: Options, dataset: Dataset, console: Console) -> SearchSpace:
+    """The space with the bases and limits that were asked for, the bases fitted to machine and data.
+
+    Raises:
+        InputError: a base that can't be read, lies outside of the space or exceeds a limit, or a bad limit.
+    """
+    given = [text for texts in options.set for text in texts]
+    given += [f"{name}={value}" for name in ("epochs", "width") if (value := getattr(options, name)) is not None]
+    keep = {*space.domains, *(text.partition("=")[0] for text in given)}
+    if options.base:
+        bases = []
+        for name in options.base:
+            if name in RECIPES:
+                bases.append(fitted(with_assignments(RECIPES[name].config(), given), dataset, keep, console))
+            else:
+                bases.append(with_assignments(load_config(Path(name)), given))
+        space = replace(space, base=bases[0], more_bases=tuple(bases[1:]))
+    else:
+        space = space.with_base(fitted(with_assignments(space.base, given), dataset, keep, console))
+    space = replace(space, limits={**space.limits, **parse_limits(text for texts in options.limit for text in texts)})
+    for base in space.bases:
+        reason = refusal(base, len(dataset.classes), len(dataset.train_labels), space.limits)
+        if reason:
+            raise InputError(
+                f"the base ({base.describe()}) can't be tried: {reason}; raise --limit, or change the base"
+            )
+    return space
+
+
 def fitted(base: Config, dataset: Dataset, keep: set[str], console: Console) -> Config:
     """The space's base made to fit this machine and these data, but for the `keep` fields; says what it changes."""
     changes: dict[str, Any] = {}
@@ -159,11 +186,9 @@ def fitted(base: Config, dataset: Dataset, keep: set[str], console: Console) -> 
 
 
 def highest(space: SearchSpace, name: str) -> float:
-    """The largest value of a numeric knob in the space: the end of its domain, or the base's where it is fixed."""
-    if name not in space.domains:
-        return getattr(space.base, name)
-    domain = space.domains[name]
-    return max(domain.choices) if isinstance(domain, Choice) else domain.high
+    """The largest value of a numeric knob in the space: the end of its domain, or the base's."""
+    value = getattr(space.base, name)  # also what a trial has where the domain is not active
+    return max(value, *ends(space.domains[name])) if name in space.domains else value
 
 
 def _resources(options: Options) -> tuple[float, float]:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 from dataclasses import replace
+from functools import partial
 from typing import Any, Self
 
 # Ray reads these when it is imported or started. Nothing here prints or writes but us.
@@ -30,6 +31,7 @@ from model.command import run_command
 from model.config import InputError
 from model.data import Dataset
 from model.ranks import scaling
+from tune.limits import refusal
 from tune.plan import Options, new_run, resumed_run
 from tune.progress import Progress, announce, resume_command, summarise
 from tune.record import Recorder
@@ -82,7 +84,15 @@ def _search(run: Run, dataset: Dataset, options: Options, console: Console) -> N
     scratch = run.path / "ray"  # Ray's own state: nothing reads it again
     try:
         slots = _start_ray(manifest, options.address, console)
-        searcher = OptunaSearcher(study, run.space, rungs, sampler=manifest.sampler, seed=manifest.seed, slots=slots)
+        refused = partial(
+            refusal,
+            num_classes=len(dataset.classes),
+            train_examples=len(dataset.train_labels),
+            limits=run.space.limits,
+        )
+        searcher = OptunaSearcher(
+            study, run.space, rungs, sampler=manifest.sampler, seed=manifest.seed, slots=slots, refused=refused
+        )
         if manifest.ranks > 1:
             _say_scaling(run, dataset, console)
         progress = Progress(run, console, slots=slots)

@@ -6,6 +6,7 @@ is never taken for a final one, and a proposal depends on nothing but the record
 """
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, T
 from optuna.trial import Trial, TrialState, create_trial
 from ray.tune.search import Searcher
 
-from model.config import InputError
+from model.config import Config, InputError
 from search_spaces.space import Choice, Domain, IntUniform, LogUniform, SearchSpace, Uniform
 from tune.scheduler import Rungs
 
@@ -53,14 +54,24 @@ class OptunaSearcher(Searcher):
         study: the record; trials left RUNNING in it (by a search that was killed) are proposed again, first.
         slots: how many trials may be under way at once. Proposals are made when a slot is free, not ahead, so that
             each knows all results so far.
+        refused: why a config is not to be tried, such as a limit of the space, or None.
     """
 
     def __init__(
-        self, study: optuna.Study, space: SearchSpace, rungs: Rungs, *, sampler: str, seed: int, slots: int
+        self,
+        study: optuna.Study,
+        space: SearchSpace,
+        rungs: Rungs,
+        *,
+        sampler: str,
+        seed: int,
+        slots: int,
+        refused: Callable[[Config], str | None] = lambda config: None,
     ) -> None:
         super().__init__(metric="acc", mode="max")
         self._study, self._space, self._rungs = study, space, rungs
         self._sampler_name, self._seed, self._slots = sampler, seed, slots
+        self._refused = refused
         self._distributions = {name: distribution(domain) for name, domain in space.domains.items()}
         self._numbers: dict[str, int] = {}  # Ray's trial id -> our number, of trials under way
         self._unfinished = [trial.number for trial in study.get_trials(deepcopy=False) if not trial.state.is_finished()]
@@ -104,10 +115,9 @@ class OptunaSearcher(Searcher):
 
     def _allowed(self, params: dict[str, Any]) -> bool:
         try:
-            self._space.config(params)
+            return self._refused(self._space.config(params)) is None
         except InputError:
             return False
-        return True
 
     def _propose(self, number: int, attempt: int) -> dict[str, Any]:
         seed = stream(self._seed, 1, number, *([attempt] if attempt else []))

@@ -1,0 +1,148 @@
+"""Limits: costs by hand, nets that are counted once, and the command's --limit."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from rich.console import Console
+
+import tune.search
+from model.config import Config, InputError
+from model.memory import needed_bytes
+from model.meter import flops_per_image
+from model.net import build_net
+from model.recipes import s0, s8
+from search_spaces.space import Choice, IntUniform, SearchSpace
+from tune import limits
+from tune.limits import parse_limits, refusal
+from tune.plan import new_run
+from tune.scheduler import Rungs
+from tune.searcher import OptunaSearcher
+
+OPEN = {"params": 1e12, "train_flops": 1e30, "memory_bytes": 1e15}
+
+
+def test_no_limit_refuses_nothing() -> None:
+    assert refusal(s0(), 10, 45_000, {}) is None and refusal(s0(), 10, 45_000, OPEN) is None
+
+
+def test_parameters() -> None:
+    """The published net has 6,573,120 parameters; the limit itself is allowed."""
+    assert refusal(s0(), 10, 45_000, {"params": 6_573_120}) is None
+    said = refusal(s0(), 10, 45_000, {"params": 6e6})
+    assert said == "params = 6.573e+06 is 1.1 times the limit of 6e+06"
+
+
+def test_flops_of_whole_batches() -> None:
+    """24 epochs of 3 batches of 512; the 464 images left over are not trained on."""
+    flops = flops_per_image(s0(), 10) * 24 * 1536
+    assert refusal(s0(), 10, 2000, {"train_flops": flops}) is None
+    said = refusal(s0(), 10, 2000, {"train_flops": flops / 2})
+    assert said == f"train_flops = {flops:.4g} is 2 times the limit of {flops / 2:.4g}"
+
+
+def test_memory_is_the_estimate_of_a_training() -> None:
+    needed = needed_bytes(s0(), 10, 2000)
+    assert refusal(s0(), 10, 2000, {"memory_bytes": needed}) is None
+    said = refusal(s0(), 10, 2000, {"memory_bytes": needed / 4})
+    assert said == f"memory_bytes = {needed:.4g} is 4 times the limit of {needed / 4:.4g}"
+
+
+def test_all_limits_that_are_exceeded_are_named_on_one_line() -> None:
+    said = refusal(s0(), 10, 2000, dict.fromkeys(OPEN, 1e3))
+    assert said and said.count(" times the limit of ") == 3 and said.count("; ") == 2 and "\n" not in said
+
+
+VARIANTS = [
+    s8(),
+    Config(net="dawn", width=4),
+    Config(width=4, ghost_batch=32, batch_size=96, precision="bf16"),
+    Config(width=4, celu_alpha=0.3, whiten=True, norm_scale=0.3, norm_scale_frozen=True),
+    Config(width=4, solver="adadelta", ema_decay=0.9, ema_every_steps=3, tail_frac=0.5, tail_to_zero=True),
+    Config(width=4, norm="none", extra_layers="123", residual_layers="none", warmup_frac=0.9, tta="flip"),
+    Config(width=4, norm="frozen", pool_place="last", residual_act="after_add", logit_scale=3.0, epochs=3),
+]
+
+
+@pytest.mark.parametrize("config", VARIANTS, ids=Config.describe)
+def test_what_is_left_out_of_a_net_changes_no_cost(config: Config) -> None:
+    net = limits._shape(config)
+    params = sum(weight.numel() for weight in build_net(config, 10).parameters())
+    assert limits._params(net, 10) == params
+    assert limits._flops_per_image(net, 10) == flops_per_image(config, 10)
+    assert limits._needs(net, 10, 900).of_batch(config.batch_size) == needed_bytes(config, 10, 900)
+
+
+def test_equal_nets_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    refusal(Config(width=3), 10, 45_000, OPEN)
+
+    def counted(*_: Any) -> None:
+        raise AssertionError("counted again")
+
+    for name in ("build_net", "flops_per_image", "needs_of"):
+        monkeypatch.setattr(limits, name, counted)
+    changes: list[dict[str, Any]] = [{"lr_scale": 2.0 + index / 100, "batch_size": 100 + index} for index in range(100)]
+    configs = [Config(width=3, **change, epochs=7, cutout_px=3) for change in changes]
+    start_s = time.perf_counter()
+    for config in configs:
+        assert refusal(config, 10, 45_000, OPEN) is None
+    assert (time.perf_counter() - start_s) / 100 < 5e-3  # about 0.2 ms on an idle core
+
+
+def test_the_command_line() -> None:
+    assert parse_limits(["params=7e6", "train_flops=1e15"]) == {"params": 7e6, "train_flops": 1e15}
+    assert parse_limits([]) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "facts"),
+    [
+        ("params", ["--limit 'params'", "write it as NAME=VALUE"]),
+        ("param=7e6", ["unknown limit 'param' (did you mean params?)", "memory_bytes"]),
+        ("params=many", ["--limit 'params=many'", "must be a positive number"]),
+    ],
+)
+def test_limits_that_are_refused(text: str, facts: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_limits([text])
+    assert all(fact in str(caught.value) for fact in facts) and "\n" not in str(caught.value)
+
+
+def options(folder: Path, **given: Any) -> tune.search.Options:
+    return tune.search.Options(
+        **{"space": "lr_regimes", "data": "digits", "width": 2, "runs_dir": folder, "name": "run", **given}
+    )
+
+
+def test_a_run_keeps_its_limits(tmp_path: Path) -> None:
+    run, _ = new_run(
+        options(tmp_path, limit=(("params=7e6", "train_flops=1e15"), ("params=5e6",))), Console(quiet=True)
+    )
+    assert run.space.limits == {"params": 5e6, "train_flops": 1e15}
+
+
+@pytest.mark.parametrize(
+    ("limit", "facts"), [("params=-1", ["limit params = -1.0"]), ("params=10", ["the base (s0 but"])]
+)
+def test_a_run_that_can_not_begin(tmp_path: Path, limit: str, facts: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        new_run(options(tmp_path, limit=((limit,),)), Console(quiet=True))
+    assert all(fact in str(caught.value) for fact in facts) and "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_refused_configs_are_not_proposed(tmp_path: Path) -> None:
+    space = SearchSpace(Config(width=2), {"width": IntUniform(1, 8), "flip": Choice((True, False))})
+    search = OptunaSearcher(
+        optuna.create_study(direction="maximize"),
+        space,
+        Rungs(24, 3, 3),
+        sampler="random",
+        seed=0,
+        slots=20,
+        refused=lambda config: "too wide" if config.width > 4 else None,
+    )
+    suggestions = [search.suggest(str(index)) for index in range(20)]
+    assert {suggestion["config"]["width"] for suggestion in suggestions if suggestion} == {1, 2, 3, 4}
