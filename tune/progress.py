@@ -159,7 +159,7 @@ def summarise(run: Run, console: Console) -> None:
     shown = ranking[:5] + [trial for trial in ranking[5:] if trial.number == 0]
     for trial in shown:
         name = "0 (base)" if trial.number == 0 else str(trial.number)
-        values = [short(trial.params[key]) for key in run.space.domains]
+        values = [short(trial.params[key]) if key in trial.params else "" for key in run.space.domains]
         table.add_row(str(ranking.index(trial) + 1), name, f"{100 * (trial.value or 0):.2f}%", *values)
     console.print(table)
     best, val = ranking[0].value or 0.0, run.manifest.counts["val"]
