@@ -9,7 +9,7 @@ runs get shorter (post 8). All four interact; this space varies them together ar
 To write another space, copy this file: the file's name is the space's name, SPACE is what is searched. A copy outside
 of this folder is given by its path: --space my_space.py. `base` is a whole config, known to be good; it is tried first.
 Each key of `domains` is a field of model.config.Config, where its unit and meaning stand; each value is LogUniform (for
-factors), Uniform, IntUniform or Choice, and holds the base's value.
+factors), Uniform, IntUniform or Choice, and holds the base's value. docs/spaces.md shows what else a space can do.
 """
 
 from model.recipes import s0
