@@ -27,6 +27,7 @@ import multiprocessing
 import os
 import time
 import warnings
+import zlib
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import product
@@ -104,7 +105,7 @@ def _rays(sampler: BaseSampler | None, task: Task, seed: int) -> tuple[Searcher,
         metric="acc",
         mode="max",
         sampler=sampler,
-        seed=None if sampler else stream(seed, 7),  # a sampler has a seed of its own
+        seed=None if sampler else seed,  # a sampler brings its own
         points_to_evaluate=[task.space.params_of(task.space.base)] if task.known_base else None,
     )
     scheduler = AsyncHyperBandScheduler(
@@ -116,7 +117,7 @@ def _rays(sampler: BaseSampler | None, task: Task, seed: int) -> tuple[Searcher,
 def build(method: str, task: Task, seed: int, workers: int, budget: int) -> tuple[Searcher, TrialScheduler]:
     match method:
         case "random+asha":
-            return _rays(RandomSampler(seed=stream(seed, 7)), task, seed)
+            return _rays(RandomSampler(seed=seed), task, seed)
         case "ray":
             return _rays(None, task, seed)
         case "tpe-full":
@@ -145,13 +146,14 @@ def search(job: tuple[Options, str, str, int]) -> dict[str, Any]:
     options, name, method, seed = job
     _be_quiet()
     task = tasks_of(options.tasks)[name]
-    np.random.seed(stream(seed, 8))  # Ray's ASHA draws from numpy's global generator
-    searcher, scheduler = build(method, task, seed, options.workers, options.budget)
+    own_seed = stream(seed, zlib.crc32(name.encode()))  # else all tasks would be searched at the same points
+    np.random.seed(own_seed)  # Ray's ASHA draws from numpy's global generator
+    searcher, scheduler = build(method, task, own_seed, options.workers, options.budget)
     # Ray keeps one proposal waiting beyond the workers; tune.search sets it to the workers, all of them running
     max_pending = options.workers if isinstance(searcher, OptunaSearcher) else 1
     begun = time.perf_counter()
     history = Simulation(
-        task, searcher, scheduler, seed=seed, workers=options.workers, max_pending=max_pending, noise=options.noise
+        task, searcher, scheduler, seed=own_seed, workers=options.workers, max_pending=max_pending, noise=options.noise
     ).run(options.budget * task.epochs)
     seconds = time.perf_counter() - begun
     numbers = list(history.trainings)
