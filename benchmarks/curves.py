@@ -191,7 +191,9 @@ def own_task(file: Path = OWN_CURVES) -> Task:
     trees = _fit(content)
 
     def accuracy(points: list[dict[str, Any]], epochs: list[int]) -> np.ndarray:
-        curves = trees.predict(np.array([to_unit(space.domains, params) for params in points]))
+        x = np.array([to_unit(space.domains, params) for params in points], np.float32)
+        # the same as trees.predict(x), which takes ten times as long for one point
+        curves = np.mean([tree.tree_.predict(x)[:, :, 0] for tree in trees.estimators_], axis=0)
         return curves[:, np.array(epochs) - 1]
 
     noise = content["noise"]

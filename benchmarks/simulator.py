@@ -19,7 +19,7 @@ from benchmarks.curves import Task
 START_UP = 0.5  # epochs that a worker takes to begin a trial, or to take one up again
 
 
-@dataclass
+@dataclass(eq=False)
 class SimulatedTrial:
     """What a scheduler sees of a ray.tune.experiment.Trial. One number of ours may come in several, one after another:
     each is a leg of its training."""
@@ -38,9 +38,6 @@ class SimulatedTrial:
 
     def is_finished(self) -> bool:
         return self.status == "TERMINATED"
-
-    def __hash__(self) -> int:
-        return hash(self.trial_id)
 
 
 @dataclass
@@ -91,8 +88,8 @@ class Simulation:
         self._best: tuple[Any, ...] = ()
         self.history = History()
 
-    def get_live_trials(self) -> set[SimulatedTrial]:
-        return set(self._trials.values())
+    def get_live_trials(self) -> list[SimulatedTrial]:
+        return list(self._trials.values())
 
     def get_trials(self) -> list[SimulatedTrial]:
         return list(self._trials.values())
