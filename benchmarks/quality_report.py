@@ -30,7 +30,7 @@ def print_report(rows: list[dict[str, Any]], title: str, console: Console) -> No
     dropped = len(by_key) - len(methods) * len(tasks) * len(seeds)
     console.print(f"\n[bold]{title}[/bold]")
     console.print(
-        f"{len(tasks)} tasks x {len(seeds)} seeds, {rows[0]['workers']} workers; regret in accuracy points, "
+        f"{len(tasks)} tasks x {len(seeds)} seeds; regret in accuracy points, "
         f"[95% bootstrap interval over tasks, then seeds]" + (f"; {dropped} rows left out" if dropped else ""),
         markup=False,
     )

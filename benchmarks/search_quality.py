@@ -223,9 +223,16 @@ def main(options: Options) -> None:
         if options.out:
             header = {"options": asdict(options), "date": time.strftime("%Y-%m-%d")}
             options.out.write_text(json.dumps({**header, "rows": new}, default=str, separators=(",", ":")) + "\n")
-    for group in dict.fromkeys(row["group"] for row in rows):
+    for setting in dict.fromkeys(map(_setting, rows)):
+        group, workers, noise = setting
         note = own_task().note if group == "own" else "LCBench surrogate (YAHPO Gym), seed noise SD 0.4 + 0.2 points"
-        print_report([row for row in rows if row["group"] == group], f"{group}: {note}", console)
+        title = f"{group}: {note}; {workers} workers" + (f"; noise times {noise:g}" if noise != 1 else "")
+        print_report([row for row in rows if _setting(row) == setting], title, console)
+
+
+def _setting(row: dict[str, Any]) -> tuple[str, int, float]:
+    """What rows must share to stand in one table."""
+    return row["group"], row["workers"], row["noise"]
 
 
 if __name__ == "__main__":
