@@ -1,0 +1,101 @@
+"""The simulation behind benchmarks.search_quality calls searcher and scheduler as Ray Tune does."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from benchmarks.curves import LCBENCH_DOMAINS, PlainSpace, Point, Task, from_unit, to_unit
+from benchmarks.search_quality import build
+from benchmarks.simulator import History, Simulation
+
+EPOCHS = 9
+DOMAINS = {name: LCBENCH_DOMAINS[name] for name in ("learning_rate", "momentum", "num_layers")}
+
+
+def accuracy(points: list[dict[str, Any]], epochs: list[int]) -> np.ndarray:
+    """Best in the middle of the cube, rising with the epochs."""
+    far = np.array([np.abs(to_unit(DOMAINS, params) - 0.5).mean() for params in points])
+    return (1 - far[:, None]) * (1 - np.exp(-np.array(epochs) / 3))
+
+
+BASE = from_unit(DOMAINS, np.zeros(3))
+TASK = Task("toy", PlainSpace(Point(epochs=EPOCHS, **BASE), DOMAINS), EPOCHS, accuracy, 0.004, 0.002, known_base=False)
+
+
+class Script(Searcher):
+    """Suggests what it is given, then nothing more; keeps what it is told."""
+
+    def __init__(self, *suggestions: dict[str, Any]) -> None:
+        super().__init__(metric="acc", mode="max")
+        self.left = [{"params": BASE, **suggestion} for suggestion in suggestions]
+        self.told: list[tuple[str, str, list[int], bool]] = []
+        self.under_way = 0
+
+    def suggest(self, trial_id: str) -> Any:
+        if self.left and self.left[0]["number"] == 0 and self.under_way:
+            return None  # number 0 goes on where it ended
+        self.under_way += bool(self.left)
+        return self.left.pop(0) if self.left else Searcher.FINISHED
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self.told.append(("result", trial_id, [each["epoch"] for each in result["new_epochs"]], result["done"]))
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        self.under_way -= 1
+        self.told.append(("complete", trial_id, [each["epoch"] for each in result["new_epochs"]], result["done"]))
+
+
+def simulate(searcher: Searcher, scheduler: TrialScheduler, *, workers: int = 1, trainings: int = 30) -> History:
+    simulation = Simulation(TASK, searcher, scheduler, seed=0, workers=workers, max_pending=workers, noise=1.0)
+    return simulation.run(trainings * EPOCHS)
+
+
+def test_a_training_goes_on_where_its_last_leg_ended() -> None:
+    searcher = Script({"number": 0, "until_epoch": 2}, {"number": 0, "until_epoch": 4}, {"number": 0})
+    history = simulate(searcher, FIFOScheduler())
+    assert searcher.told == [
+        ("result", "00000", [1], False),
+        ("complete", "00000", [2], True),
+        ("result", "00001", [1, 2, 3], False),  # with what was before it, as a worker reports it
+        ("complete", "00001", [4], True),
+        ("result", "00002", [1, 2, 3, 4, 5], False),
+        *[("result", "00002", [epoch], False) for epoch in (6, 7, 8)],
+        ("complete", "00002", [9], True),
+    ]
+    assert history.started == [0] and history.completed == [EPOCHS]
+
+
+def test_a_stopped_trial_ends_with_its_last_result() -> None:
+    class StopAtOnce(FIFOScheduler):
+        def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+            return self.STOP
+
+    searcher = Script({"number": 0})
+    history = simulate(searcher, StopAtOnce())
+    assert searcher.told == [("complete", "00000", [1], True)]
+    assert history.incumbents == [(1, 0)] and not history.completed
+
+
+@pytest.mark.parametrize("number, last", [(0, 2), (1, EPOCHS + 1)])
+def test_a_senseless_proposal_is_refused(number: int, last: int) -> None:
+    searcher = Script({"number": 0, "until_epoch": 2}, {"number": number, "until_epoch": last})
+    with pytest.raises(RuntimeError, match=f"trial {number} was proposed until epoch {last}"):
+        simulate(searcher, FIFOScheduler())
+
+
+@pytest.mark.parametrize("method", ["random+asha", "ray", "tpe-full", "rung-tpe"])
+def test_a_search_repeats_and_beats_its_first_trial(method: str) -> None:
+    first, again = (simulate(*build(method, TASK, 3, 4, 10), workers=4, trainings=10) for _ in range(2))
+    assert first.trainings == again.trainings and first.incumbents == again.incumbents
+    trained = sum(training.epoch for training in first.trainings.values())
+    assert trained == 10 * EPOCHS
+    best = first.trainings[first.incumbents[-1][1]].params
+    assert accuracy([best], [EPOCHS]) > accuracy([first.trainings[0].params], [EPOCHS])
+
+
+@pytest.mark.parametrize("u", [0.0, 0.5, 1.0])
+def test_params_and_unit_cube(u: float) -> None:
+    assert to_unit(LCBENCH_DOMAINS, from_unit(LCBENCH_DOMAINS, np.full(7, u))) == pytest.approx(np.full(7, u))
