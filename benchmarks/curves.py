@@ -13,6 +13,7 @@ in which quasi-random trials, all trained to the end, cover the space evenly.
 """
 
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -64,6 +65,8 @@ class Task:
     """noise-free accuracies [points, epochs] of params at these epochs (1 is the first)"""
     trial_sd: float
     epoch_sd: float
+    grace_epochs: int
+    """the first rung of this project's search"""
     known_base: bool
     """whether the base is known to be good, so that everybody would try it first"""
     note: str = ""
@@ -125,6 +128,13 @@ class PlainSpace:
     base: Point
     domains: dict[str, Domain]
 
+    @property
+    def bases(self) -> tuple[Point, ...]:
+        return (self.base,)
+
+    def active(self, params: dict[str, Any]) -> tuple[str, ...]:
+        return tuple(self.domains)
+
     def config(self, params: dict[str, Any]) -> Point:
         return Point(**{**vars(self.base), **params})
 
@@ -173,7 +183,7 @@ def lcbench_tasks() -> list[Task]:
         return accuracy
 
     return [
-        Task(f"lcbench-{name}", space, LCBENCH_EPOCHS, accuracy_of(code), TRIAL_SD, EPOCH_SD, known_base=False)
+        Task(f"lcbench-{name}", space, LCBENCH_EPOCHS, accuracy_of(code), TRIAL_SD, EPOCH_SD, 3, known_base=False)
         for code, name in sorted((codes[name], name) for name in names)
     ]
 
@@ -198,7 +208,8 @@ def own_task(file: Path = OWN_CURVES) -> Task:
 
     noise = content["noise"]
     return Task(
-        "own", space, space.base.epochs, accuracy, noise["trial_sd"], noise["epoch_sd"], known_base=True,
+        "own", space, space.base.epochs, accuracy, noise["trial_sd"], noise["epoch_sd"],
+        math.ceil(space.base.epochs / 2), known_base=True,
         note=f"own curves: {len(content['trials'])} trainings on {content['provenance']['dataset']}, interpolated by "
         f"extremely randomised trees; left out one by one, final value: R2 {content['fit']['r2']:.2f}, rank "
         f"correlation {content['fit']['rank_correlation']:.2f}; noise SD {100 * noise['trial_sd']:.2f} points per "

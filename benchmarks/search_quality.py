@@ -23,6 +23,7 @@ searchers are given the base as a first point only where it is known to be good.
 
 import json
 import logging
+import math
 import multiprocessing
 import os
 import time
@@ -48,8 +49,10 @@ from benchmarks.quality_report import print_report
 from benchmarks.simulator import Simulation
 from model.command import run_command
 from model.config import InputError
-from tune.scheduler import AshaScheduler, Rungs
-from tune.searcher import OptunaSearcher, distribution, stream
+from tune.samplers import distribution
+from tune.scheduler import LegScheduler
+from tune.searcher import StudySearcher, stream
+from tune.trials import Trials
 
 CHECKPOINTS = (5, 10, 20, 30)  # full trainings at which a search is scored
 ETA = 3
@@ -87,16 +90,16 @@ class Options:
 
 def ours(task: Task, seed: int, workers: int, budget: int) -> tuple[Searcher, TrialScheduler]:
     """What this project searches with by default; `budget` in full trainings."""
-    return _project("gp", task, seed, workers, grace_epochs=1)
+    return _project("gp", task, seed, workers, grace_epochs=task.grace_epochs, budget=budget * task.epochs)
 
 
 def _project(
-    sampler: str, task: Task, seed: int, workers: int, *, grace_epochs: int | None
+    sampler: str, task: Task, seed: int, workers: int, *, grace_epochs: int | None, budget: float = math.inf
 ) -> tuple[Searcher, TrialScheduler]:
-    rungs = Rungs(task.epochs, grace_epochs, ETA)
     study = optuna.create_study(direction="maximize", sampler=RandomSampler())
-    searcher = OptunaSearcher(study, task.space, rungs, sampler=sampler, seed=seed, slots=workers)
-    return searcher, AshaScheduler(rungs)
+    trials = Trials(task.epochs, grace_epochs, ETA)
+    searcher = StudySearcher(study, task.space, trials, sampler=sampler, seed=seed, slots=workers, budget=budget)
+    return searcher, LegScheduler()
 
 
 def _rays(sampler: BaseSampler | None, task: Task, seed: int) -> tuple[Searcher, TrialScheduler]:
@@ -150,7 +153,7 @@ def search(job: tuple[Options, str, str, int]) -> dict[str, Any]:
     np.random.seed(own_seed)  # Ray's ASHA draws from numpy's global generator
     searcher, scheduler = build(method, task, own_seed, options.workers, options.budget)
     # Ray keeps one proposal waiting beyond the workers; tune.search sets it to the workers, all of them running
-    max_pending = options.workers if isinstance(searcher, OptunaSearcher) else 1
+    max_pending = options.workers if isinstance(searcher, StudySearcher) else 1
     begun = time.perf_counter()
     history = Simulation(
         task, searcher, scheduler, seed=own_seed, workers=options.workers, max_pending=max_pending, noise=options.noise

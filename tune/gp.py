@@ -5,7 +5,7 @@ s = log(share * E) / log(E) with E the epochs of a full training, so s = 1 is a 
 
     z = f(x, s) + b(s) + a_t + e
     cov(f) = M(x, x') (v1 + v2 R(s, s'))     M: Matern 5/2, a length scale l_d per dimension
-    cov(b) = vb R(s, s')                     R: exp(-((s - s') / l)^2 / 2)
+    cov(b) = vb R(s, s')                     R: exp(-((s - s') / ell)^2 / 2)
     var(a_t) = tau2, the same for all epochs of a trial;  var(e) = noise2
 
 v1 is what early and final accuracy share, v2 what they don't, b the learning curve common to all configs. The form is
@@ -28,7 +28,7 @@ Ints = NDArray[np.int64]
 
 JITTER = 1e-6
 FEATURES = 512  # half of them for the part that all epochs share
-PRIOR = {"length": (0.8, 0.8), "v1": (0.7, 0.5), "v2": (0.3, 0.5), "l": (0.5, 0.5), "vb": (0.3, 0.5)} | {
+PRIOR = {"length": (0.8, 0.8), "v1": (0.7, 0.5), "v2": (0.3, 0.5), "ell": (0.5, 0.5), "vb": (0.3, 0.5)} | {
     "tau2": (0.01, 1.0),
     "noise2": (0.01, 1.0),
 }
@@ -44,7 +44,7 @@ class Data:
     s: Array
     """how far they were trained, [n]"""
     trial: Ints
-    """which trial was observed, [n]; not negative"""
+    """which trial was observed, [n]; not NO_TRIAL"""
     z: Array
     """values, [n], standardised"""
 
@@ -65,8 +65,13 @@ class GaussianProcess:
     def __init__(self, dimensions: int) -> None:
         medians, sds = zip(*([PRIOR["length"]] * dimensions), *(PRIOR[name] for name in list(PRIOR)[1:]), strict=True)
         self._prior_mean, self._prior_sd = np.log(medians), np.array(sds)
-        self.theta = self._prior_mean.copy()
-        """log of (l_1 .. l_d, v1, v2, l, vb, tau2, noise2)"""
+        self.theta = self.prior
+        """log of (l_1 .. l_d, v1, v2, ell, vb, tau2, noise2)"""
+
+    @property
+    def prior(self) -> Array:
+        """The hyperparameters before any data, as theta has them."""
+        return self._prior_mean.copy()
 
     def fit(self, data: Data, steps: int = 30) -> None:
         """Move the hyperparameters towards the most probable ones, from where they are, in so many steps of L-BFGS."""
@@ -82,12 +87,12 @@ class GaussianProcess:
     def _loss(self, theta: Array, data: Data, squares: Array) -> tuple[float, Array]:
         """-log p(z, theta) up to a constant, and its gradient; `squares` is (x_d - x'_d)^2, [d, n, n]."""
         dims = len(squares)
-        lengths, (v1, v2, l, vb, tau2, noise2) = np.exp(theta[:dims]), np.exp(theta[dims:])
+        lengths, (v1, v2, ell, vb, tau2, noise2) = np.exp(theta[:dims]), np.exp(theta[dims:])
         scaled = squares / (lengths**2)[:, None, None]
         r = np.sqrt(5 * scaled.sum(0))
         decay = np.exp(-r)
         matern = (1 + r + r * r / 3) * decay
-        s_squares = (data.s[:, None] - data.s) ** 2 / l**2
+        s_squares = (data.s[:, None] - data.s) ** 2 / ell**2
         rbf = np.exp(-s_squares / 2)
         same = (data.trial[:, None] == data.trial).astype(float)
         k = matern * (v1 + v2 * rbf) + vb * rbf + tau2 * same + (noise2 + JITTER) * np.eye(len(data))
@@ -124,12 +129,15 @@ class GaussianProcess:
     def _kernel(self, x: Array, s: Array, trial: Ints) -> Array:
         """Covariance of these points with the known observations, without their noise, [n, known]."""
         dims, data = x.shape[1], self._data
-        lengths, (v1, v2, l, vb, tau2, _) = np.exp(self.theta[:dims]), np.exp(self.theta[dims:])
-        r = np.sqrt(5) * cdist(x / lengths, data.x / lengths)
-        rbf = np.exp(-(((s[:, None] - data.s) / l) ** 2) / 2)
-        matern = (1 + r + r * r / 3) * np.exp(-r)
-        result: Array = matern * (v1 + v2 * rbf) + vb * rbf + tau2 * (trial[:, None] == data.trial)
+        v1, v2, ell, vb, tau2, _ = np.exp(self.theta[dims:])
+        rbf = np.exp(-(((s[:, None] - data.s) / ell) ** 2) / 2)
+        result: Array = self.correlation(x, data.x) * (v1 + v2 * rbf) + vb * rbf + tau2 * (trial[:, None] == data.trial)
         return result
+
+    def correlation(self, x: Array, other: Array) -> Array:
+        """How alike configs are, [n, d] and [m, d], in 0..1: M of the formula, [n, m]."""
+        lengths = np.exp(self.theta[: x.shape[1]])
+        return _matern(cdist(x / lengths, other / lengths))
 
     def mean(self, x: Array, trial: Ints) -> Array:
         """Expected final value of configs x, [n, d], of these trials or NO_TRIAL."""
@@ -139,10 +147,10 @@ class GaussianProcess:
     def draw(self, rng: np.random.Generator) -> Callable[[Array, Ints], Array]:
         """One function from the posterior: final values of configs x, [n, d], of these trials or NO_TRIAL."""
         data, dims = self._data, self._data.x.shape[1]
-        lengths, (v1, v2, l, vb, tau2, noise2) = np.exp(self.theta[:dims]), np.exp(self.theta[dims:])
+        lengths, (v1, v2, ell, vb, tau2, noise2) = np.exp(self.theta[:dims]), np.exp(self.theta[dims:])
         # frequencies: those of a Matern 5/2 have a Student t distribution of 5 degrees of freedom
         x_frequency = rng.standard_normal((FEATURES, dims)) / np.sqrt(rng.chisquare(5, (FEATURES, 1)) / 5) / lengths
-        s_frequency = rng.standard_normal(FEATURES) / l
+        s_frequency = rng.standard_normal(FEATURES) / ell
         half = FEATURES // 2
         s_frequency[:half] = 0
         phase = rng.uniform(0, 2 * np.pi, FEATURES)
@@ -155,7 +163,7 @@ class GaussianProcess:
             return result
 
         levels, of_level = np.unique(np.append(data.s, 1.0), return_inverse=True)
-        curve_cov = vb * np.exp(-(((levels[:, None] - levels) / l) ** 2) / 2) + JITTER * np.eye(len(levels))
+        curve_cov = vb * np.exp(-(((levels[:, None] - levels) / ell) ** 2) / 2) + JITTER * np.eye(len(levels))
         curve = (cholesky(curve_cov, lower=True) @ rng.standard_normal(len(levels)))[of_level]
         trials, of_trial = np.unique(data.trial, return_inverse=True)
         own = np.sqrt(tau2) * rng.standard_normal(len(trials))
@@ -171,6 +179,12 @@ class GaussianProcess:
             return result
 
         return posterior
+
+
+def _matern(distance: Array) -> Array:
+    r = np.sqrt(5) * distance
+    result: Array = (1 + r + r * r / 3) * np.exp(-r)
+    return result
 
 
 def standardised(values: Array, spread_floor: float) -> Callable[[Array], Array]:

@@ -1,41 +1,33 @@
-"""Optuna behind Ray's Searcher interface: what to try next, and what Optuna is told about it.
+"""What trains next, behind Ray's Searcher interface, and what the Optuna study is told about it.
 
-The study in the run's journal is the record: params, state, values by epoch. What to try next is asked of a second
-study, made anew for each proposal, in which every value was measured at the same epoch. So a value of an early rung
-is never taken for a final one, and a proposal depends on nothing but the record, the seed and the trial's number.
+A trial of ours is trained in legs, from one rung to the next; each leg is a trial of Ray's own, which ends at
+`until_epoch` and leaves its checkpoint. So pausing and resuming is one decision in one place, `suggest`: which new or
+paused trial gets the free slot. The study in the run's journal is the record of all trials: params, state, values by
+epoch. A paused trial stays RUNNING there until the search is over; then it is PRUNED.
 """
 
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
-from optuna.trial import Trial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import Trial as StudyTrial
 from ray.tune.search import Searcher
 
 from model.config import Config, InputError
-from search_spaces.space import Choice, Domain, IntUniform, LogUniform, SearchSpace, Uniform
-from tune.scheduler import Rungs
+from search_spaces.space import SearchSpace
+from tune.cube import shares_of
+from tune.model_sampler import Earlier, ModelSampler, Resume
+from tune.objective import Objective
+from tune.samplers import SAMPLERS, Params, Question, distribution
+from tune.trials import State, Trial, Trials, asha_cost
 
-SAMPLERS = ("tpe", "qmc", "random", "gp")
-ATTEMPTS = 1000  # at a proposal that a Config allows
-RANDOM_SHARE = 1 / 3  # of the proposals of a model, so that it can't fixate on its first survivors (as in BOHB)
-
-
-def distribution(domain: Domain) -> BaseDistribution:
-    match domain:
-        case LogUniform(low, high):
-            return FloatDistribution(low, high, log=True)
-        case Uniform(low, high):
-            return FloatDistribution(low, high)
-        case IntUniform(low, high):
-            return IntDistribution(low, high)
-        case Choice(choices):
-            return CategoricalDistribution(choices)
+MODEL = "gp"
+MINUTE_S = 60.0
+ACCURACY = Objective()
+STATES = {TrialState.COMPLETE: State.DONE, TrialState.PRUNED: State.STOPPED, TrialState.FAIL: State.FAILED}
 
 
 def stream(seed: int, *path: int) -> int:
@@ -47,142 +39,208 @@ def trial_seed(search_seed: int, number: int) -> int:
     return stream(search_seed, 0, number)
 
 
-class OptunaSearcher(Searcher):
-    """Proposes trials in order of their number: the base config, then what the sampler proposes.
+class StudySearcher(Searcher):
+    """Proposes legs: first those that a killed search left unfinished, then the bases, then what the sampler says.
 
     Args:
-        study: the record; trials left RUNNING in it (by a search that was killed) are proposed again, first.
-        slots: how many trials may be under way at once. Proposals are made when a slot is free, not ahead, so that
-            each knows all results so far.
-        refused: why a config is not to be tried, such as a limit of the space, or None.
+        study: the record.
+        trials: empty, with the rungs of this search; filled from the study and `metrics`.
+        sampler: `gp` or a name in SAMPLERS.
+        slots: how many legs may be under way at once; may be changed at any time. Proposals are made when a slot is
+            free, not ahead, so that each knows all results so far.
+        most_trials: no more are started; None is no limit.
+        budget: epochs to train, in epochs of the base; no leg begins beyond. None: `most_trials` are started, then
+            paused trials go on as long as ASHA would train in all for so many.
+        objective: what finished trials are ranked by.
+        cost: of one epoch of a config, in epochs of the base.
+        refused: why a config must not be trained, or None.
+        metrics: the epochs on record for a trial, in order.
+        earlier: observations of earlier searches, see ModelSampler.
     """
 
     def __init__(
         self,
         study: optuna.Study,
         space: SearchSpace,
-        rungs: Rungs,
+        trials: Trials,
         *,
         sampler: str,
         seed: int,
         slots: int,
+        most_trials: int | None = None,
+        budget: float | None = None,
+        objective: Objective = ACCURACY,
+        cost: Callable[[Config], float] = lambda config: 1.0,
         refused: Callable[[Config], str | None] = lambda config: None,
+        metrics: Callable[[int], list[dict[str, Any]]] = lambda number: [],
+        earlier: list[Earlier] | None = None,
     ) -> None:
         super().__init__(metric="acc", mode="max")
-        self._study, self._space, self._rungs = study, space, rungs
-        self._sampler_name, self._seed, self._slots = sampler, seed, slots
-        self._refused = refused
+        self.slots, self.trials = slots, trials
+        self.settled: list[int] = []
+        """trials that came to an end, for whoever clears up behind them; take them out when done"""
+        self._study, self._space, self._seed, self._objective = study, space, seed, objective
+        self._most_trials, self._cost, self._refused = most_trials, cost, refused
+        self._budget = asha_cost(trials, most_trials or 0) if budget is None else budget
+        self._budget_is_given = budget is not None
         self._distributions = {name: distribution(domain) for name, domain in space.domains.items()}
-        self._numbers: dict[str, int] = {}  # Ray's trial id -> our number, of trials under way
-        self._unfinished = [trial.number for trial in study.get_trials(deepcopy=False) if not trial.state.is_finished()]
-        self._sequence: optuna.Study | None = None
-        self._points: list[dict[str, Any]] = []
+        self._legs: dict[str, int] = {}  # Ray's trial id -> our number, of legs under way
+        question = Question(space, trials, stream(seed, 1), self._allowed)
+        self._model = ModelSampler(question, objective, earlier or []) if sampler == MODEL else None
+        self._propose = None if sampler == MODEL else SAMPLERS[sampler](question)
+        self._used_up = False
+        self._unfinished: list[int] = []
+        self._restore(study.get_trials(deepcopy=False), metrics)
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        if len(self._numbers) >= self._slots:
+    def _restore(self, records: list[FrozenTrial], metrics: Callable[[int], list[dict[str, Any]]]) -> None:
+        """Bring trials and study up to what is on record, in the order in which it happened."""
+        past = []
+        for record in records:
+            self._add(record.params)
+            past += [(epoch["ended_s"], epoch["epoch"], record.number, epoch) for epoch in metrics(record.number)]
+        for _, _, number, epoch in sorted(past, key=lambda item: item[:3]):
+            self.trials.record(number, [epoch])
+        for record in records:
+            trial = self.trials.all[record.number]
+            if record.state.is_finished():
+                trial.reason = record.user_attrs.get("reason", "")
+                self.trials.move(trial, STATES[record.state])
+                continue
+            self._report(trial.number, metrics(trial.number))
+            self.trials.end_leg(trial.number)
+            if trial.state == State.RUNNING:
+                self._unfinished.append(trial.number)
+            else:
+                self._tell(trial)
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if len(self._legs) >= self.slots:
             return None
-        number = self._unfinished.pop(0) if self._unfinished else self._new_trial()
-        self._numbers[trial_id] = number
-        trial = self._study.get_trials(deepcopy=False)[number]
-        config = self._space.config(trial.params).to_dict()
-        return {"number": number, "params": trial.params, "config": config, "seed": trial.user_attrs["seed"]}
+        trial = self._next()
+        if trial is None:
+            if self._legs:
+                return None  # what they find may call for more
+            for waiting in self.trials.in_state(State.PAUSED):
+                self._stop(waiting)
+            return str(Searcher.FINISHED)
+        self._legs[trial_id] = trial.number
+        return {
+            "number": trial.number,
+            "params": trial.params,
+            "config": self._space.config(trial.params).to_dict(),
+            "seed": trial_seed(self._seed, trial.number),
+            "until_epoch": trial.next_stop,
+        }
 
-    def _new_trial(self) -> int:
-        number = len(self._study.get_trials(deepcopy=False))
-        params = self._sensible(number) if number else self._base_params()
-        self._study.add_trial(
-            create_trial(
-                state=TrialState.RUNNING,
-                params=params,
-                distributions=self._distributions,
-                user_attrs={"seed": trial_seed(self._seed, number)},
-            )
-        )
-        return number
+    def _next(self) -> Trial | None:
+        """The trial that trains its next leg."""
+        if self._unfinished:
+            return self.trials.all[self._unfinished.pop(0)]
+        number: int | None = len(self.trials.all)
+        if (self._most_trials is not None and number == self._most_trials) or self._used_up:
+            number = None
+        if self._budget_is_given or (number is None and self._model):
+            under_way = sum(trial.cost * (trial.next_stop - trial.epoch) for trial in self._running())
+            if self.trials.spent + under_way >= self._budget:
+                return None
+        choice = self._choose(number)
+        if isinstance(choice, Resume):
+            trial = self.trials.all[choice.number]
+            self.trials.move(trial, State.RUNNING)
+            return trial
+        return None if choice is None else self._start(choice)
 
-    def _base_params(self) -> dict[str, Any]:
-        return self._space.params_of(self._space.base)
+    def _running(self) -> list[Trial]:
+        return [self.trials.all[number] for number in self._legs.values()]
 
-    def _sensible(self, number: int) -> dict[str, Any]:
-        """The first proposal for trial `number` that a Config allows: some values make no sense together."""
-        if self._sampler_name == "qmc":
-            return self._quasi_random(number)
-        for attempt in range(ATTEMPTS):
-            params = self._propose(number, attempt)
-            if self._allowed(params):
-                return params
-        raise _no_sense()
+    def _choose(self, number: int | None) -> Params | Resume | None:
+        """Params of a new trial, the paused trial that goes on, or None where there is nothing to do."""
+        if number is not None and number < len(self._space.bases):
+            return self._space.params_of(self._space.bases[number])
+        if self._model:
+            return self._model.choose(number)
+        promoted = self.trials.promotable()
+        if promoted:
+            return Resume(promoted.number)
+        params = self._propose(number) if self._propose and number is not None else None
+        self._used_up = params is None
+        return params
 
-    def _allowed(self, params: dict[str, Any]) -> bool:
+    def _allowed(self, params: Params) -> bool:
         try:
             return self._refused(self._space.config(params)) is None
         except InputError:
             return False
 
-    def _propose(self, number: int, attempt: int) -> dict[str, Any]:
-        seed = stream(self._seed, 1, number, *([attempt] if attempt else []))
-        values = self._comparable_values()
-        sampler: BaseSampler = RandomSampler(seed=seed)
-        if values and np.random.default_rng(seed).random() >= RANDOM_SHARE:
-            if self._sampler_name == "tpe":
-                # the running trials count as bad ones, so that parallel proposals keep apart
-                sampler = TPESampler(seed=seed, n_startup_trials=0, multivariate=True, constant_liar=True)
-            elif self._sampler_name == "gp":
-                sampler = GPSampler(seed=seed, n_startup_trials=0)
-        study = optuna.create_study(direction="maximize", sampler=sampler)
-        for trial in self._study.get_trials(deepcopy=False):
-            known: dict[str, Any] = {"params": trial.params, "distributions": self._distributions}
-            if trial.number in values:
-                study.add_trial(create_trial(value=values[trial.number], **known))
-            elif trial.state == TrialState.RUNNING:
-                study.add_trial(create_trial(state=TrialState.RUNNING, **known))
-        return study.ask(self._distributions).params
+    def _start(self, params: Params) -> Trial:
+        trial = self._add(params)
+        self._study.add_trial(
+            create_trial(
+                state=TrialState.RUNNING,
+                params=params,
+                distributions={name: self._distributions[name] for name in params},
+                user_attrs={"seed": trial_seed(self._seed, trial.number)},
+            )
+        )
+        return trial
 
-    def _quasi_random(self, number: int) -> dict[str, Any]:
-        """Point `number` of one scrambled Sobol sequence (Optuna's sampler walks it, so walk there from the start)."""
-        if self._sequence is None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                sampler = QMCSampler(scramble=True, seed=stream(self._seed, 2), warn_independent_sampling=False)
-            self._sequence = optuna.create_study(sampler=sampler)
-            # the sampler takes the dimensions of its sequence from a finished trial
-            base = create_trial(value=0.0, params=self._base_params(), distributions=self._distributions)
-            self._sequence.add_trial(base)
-            self._points = [self._base_params()]
-        refused = 0
-        while len(self._points) <= number:
-            params = self._sequence.ask(self._distributions).params
-            if self._allowed(params):
-                self._points.append(params)
-            else:
-                refused += 1
-            if refused == ATTEMPTS:
-                raise _no_sense()
-        return self._points[number]
-
-    def _comparable_values(self) -> dict[int, float]:
-        """Accuracy by trial number at the highest rung that enough trials have reached (the rule of BOHB), a diverged
-        trial as the worst of them; empty when no rung has enough."""
-        enough = len(self._distributions) + 3
-        for epoch in [self._rungs.epochs, *reversed(self._rungs.rungs)]:
-            values = {n: v for n, v in self._rungs.values[epoch].items() if n not in self._rungs.diverged}
-            if len(values) >= enough:
-                return {**values, **dict.fromkeys(self._rungs.diverged, min(values.values()))}
-        return {}
+    def _add(self, params: Params) -> Trial:
+        config = self._space.config(params)
+        cost = self._cost(config)
+        equal_cost = self._objective.target_acc is not None
+        pace = cost if equal_cost else self.trials.units / config.epochs
+        return self.trials.add(params, shares_of(self._space, params), epochs=config.epochs, pace=pace, cost=cost)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        report(self._study, self._numbers[trial_id], result["new_epochs"])
+        self._take(self._legs[trial_id], result["new_epochs"])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        number = self._numbers.pop(trial_id)
-        if error or not result:
-            fail(self._study, number, "its worker process died, several times")
-            return
-        report(self._study, number, result["new_epochs"])  # Ray doesn't pass a trial's last result to on_trial_result
-        if result["failed"]:
-            fail(self._study, number, result["failed"])
+        number = self._legs.pop(trial_id)
+        failed: str | None = "its worker process died, several times"
+        if result and not error:
+            self._take(number, result["new_epochs"])  # Ray doesn't pass a leg's last result to on_trial_result
+            failed = result["failed"]
+        trial = self.trials.all[number]
+        self.trials.end_leg(number, failed)
+        if trial.state == State.RUNNING:  # cut off by Ray, between rungs: at the end of --time-budget-s
+            self._unfinished.append(number)
+        self._tell(trial)
+        for surplus in self.trials.surplus():
+            self._stop(surplus)
+
+    def _take(self, number: int, epochs: Iterable[dict[str, Any]]) -> None:
+        epochs = list(epochs)
+        self.trials.record(number, epochs)
+        self._report(number, epochs)
+
+    def _report(self, number: int, epochs: Iterable[dict[str, Any]]) -> None:
+        """Tell the study a trial's accuracies by epoch; those it knows already are left."""
+        record = self._study._storage.get_trial(self._study_id(number))
+        for epoch in epochs:
+            if epoch["epoch"] not in record.intermediate_values and not epoch["diverged"]:
+                self._study._storage.set_trial_intermediate_value(record._trial_id, epoch["epoch"], epoch["acc"])
+
+    def _tell(self, trial: Trial) -> None:
+        """Give a trial that has come to an end its final state in the study."""
+        if trial.state == State.DONE:
+            base_cost = MINUTE_S if self._objective.by_time else float(self.trials.units)
+            score = self._objective.score(trial.accs, trial.costs(self._objective.by_time), base_cost)
+            self._study.tell(trial.number, score)
+        elif trial.state == State.FAILED:
+            StudyTrial(self._study, self._study_id(trial.number)).set_user_attr("reason", trial.reason)
+            self._study.tell(trial.number, state=TrialState.FAIL)
+        elif trial.state == State.STOPPED:
+            self._study.tell(trial.number, state=TrialState.PRUNED)
         else:
-            settle(self._study, self._rungs, number)
+            return
+        self.settled.append(trial.number)
+
+    def _study_id(self, number: int) -> int:
+        return self._study._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
+
+    def _stop(self, trial: Trial) -> None:
+        self.trials.move(trial, State.STOPPED)
+        self._tell(trial)
 
     def save(self, checkpoint_path: str) -> None:
         """Ray wants a file; there is nothing to save in it, since the run folder is the record."""
@@ -190,37 +248,3 @@ class OptunaSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         raise NotImplementedError("a search is resumed from its run folder")
-
-
-def _no_sense() -> InputError:
-    return InputError(
-        f"of {ATTEMPTS} proposals in this space not one made sense: some of its values don't go together "
-        f"(such as a ghost_batch that doesn't divide batch_size); narrow the domains"
-    )
-
-
-def report(study: optuna.Study, number: int, epochs: list[dict[str, Any]]) -> None:
-    """Tell the study a trial's accuracies by epoch; those it knows already are left."""
-    trial = Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
-    known = study.get_trials(deepcopy=False)[number].intermediate_values
-    for metrics in epochs:
-        if metrics["epoch"] not in known and not metrics["diverged"]:
-            trial.report(metrics["acc"], metrics["epoch"])
-
-
-def settle(study: optuna.Study, rungs: Rungs, number: int) -> bool:
-    """Give a trial its final state, if it has come to an end: at the last epoch, at a rung, or by diverging."""
-    if number in rungs.diverged:
-        fail(study, number, f"diverged at epoch {rungs.last_epoch[number]}")
-    elif rungs.last_epoch.get(number) == rungs.epochs:
-        study.tell(number, rungs.values[rungs.epochs][number])
-    elif number in rungs.last_epoch and not rungs.keeps(number):
-        study.tell(number, state=TrialState.PRUNED)
-    else:
-        return False
-    return True
-
-
-def fail(study: optuna.Study, number: int, reason: str) -> None:
-    Trial(study, study.get_trials(deepcopy=False)[number]._trial_id).set_user_attr("reason", reason)
-    study.tell(number, state=TrialState.FAIL)

@@ -28,9 +28,10 @@ RANK_DEATHS = 3  # a trial that lost a rank this often is not tried again
 class Worker(ray_tune.Trainable):
     """Runs one trial after another in one process: torch, the data and the CUDA context are set up once.
 
-    A trial's config is {"number", "config" (all of it), "seed"}. Each step trains one epoch, saves the checkpoint,
-    then reports; so a trial whose worker dies goes on from its last epoch in another worker. The first report also
-    holds the epochs of the checkpoint, in case the driver never saw them.
+    What it is given is {"number", "config" (all of it), "seed", "until_epoch"}: one leg of a trial, from where its
+    checkpoint ends to that epoch. Each step trains one epoch, saves the checkpoint, then reports; so a trial whose
+    worker dies goes on from its last epoch in another worker. The first report also holds the epochs of the
+    checkpoint, in case the driver never saw them.
     """
 
     def setup(  # type: ignore[override]  # with_parameters() gives the rest
@@ -48,7 +49,7 @@ class Worker(ray_tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._config = Config.from_dict(new_config["config"])
-        self._seed = new_config["seed"]
+        self._seed, self._until_epoch = new_config["seed"], new_config["until_epoch"]
         self._folder = self._run_dir / "trials" / str(new_config["number"])
         self._history: list[dict[str, Any]] = []
         self._unreported: list[dict[str, Any]] = []
@@ -79,7 +80,7 @@ class Worker(ray_tune.Trainable):
                 self._save()
             except OSError as error:  # a full disk is no fault of this trial
                 disk_error = f"{self._folder}: {error.strerror}"
-        done = not metrics or metrics.diverged or metrics.epoch == self._config.epochs
+        done = not metrics or metrics.diverged or metrics.epoch == self._until_epoch
         if done:
             self._state_dict = self._epochs = None  # frees the net before the next trial builds its own
         new_epochs, self._unreported = self._unreported, []
@@ -92,11 +93,12 @@ class Worker(ray_tune.Trainable):
         }
 
     def _next_epoch(self) -> EpochMetrics | None:
-        """Train one epoch; where a rank dies, go on from the checkpoint in new ones, a few times."""
+        """Train one epoch, if the leg is not over; where a rank dies, go on from the checkpoint in new ones, a few times."""
         try:
             if self._epochs is None:
                 self._epochs = self._start()
-            return next(self._epochs, None)
+            over = len(self._history) >= self._until_epoch or (self._history and self._history[-1]["diverged"])
+            return None if over else next(self._epochs)
         except RankError:
             self._group = self._epochs = None
             self._rank_deaths += 1

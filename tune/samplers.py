@@ -1,0 +1,185 @@
+"""Who proposes the next config. A new sampler is a function here with an entry in SAMPLERS.
+
+A sampler is made once per search from a `Question`; asked for trial `number` it answers with params, or with None when
+the space is used up. It depends on nothing but the trials, the seed and the number, so that a resumed search goes on as
+if nothing had happened. `gp`, whose model also says which paused trial goes on, is in tune/model_sampler.py.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import TPESampler
+from optuna.trial import TrialState, create_trial
+from scipy.stats import qmc
+
+from model.config import InputError
+from search_spaces.space import Choice, Domain, IntUniform, LogUniform, SearchSpace, Uniform
+from tune.cube import levels, params_at
+from tune.gp import Array
+from tune.trials import WORST, State, Trials
+
+Params = dict[str, Any]
+ATTEMPTS = 1000  # at a proposal that is new and allowed
+RANDOM_SHARE = 1 / 3  # of TPE's proposals, so that it can't fixate on its first survivors (as in BOHB)
+GRID_LEVELS = 5  # of a number, its ends included
+LARGEST_GRID = 100_000
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a sampler has to go by."""
+
+    space: SearchSpace
+    trials: Trials
+    seed: int
+    allowed: Callable[[Params], bool] = lambda params: True
+    """whether a config can be made of these params, within the limits of the space"""
+
+    def rng(self, *path: int) -> np.random.Generator:
+        """A generator for the purpose that `path` names."""
+        return np.random.default_rng((self.seed, *path))
+
+    def first(self, proposals: Iterable[Params]) -> Params:
+        """The first of ATTEMPTS proposals that is allowed and was not tried yet; one that was, if there is no other.
+
+        Raises:
+            InputError: none is allowed.
+        """
+        known = None
+        for params in itertools.islice(proposals, ATTEMPTS):
+            new = not self.trials.tried(params)
+            if (new or known is None) and self.allowed(params):
+                if new:
+                    return params
+                known = params
+        if known is None:
+            raise InputError(
+                f"of {ATTEMPTS} proposals in this space not one is possible: its values don't go together (such as a "
+                f"ghost_batch that doesn't divide batch_size) or exceed its limits; narrow the domains"
+            )
+        return known
+
+
+Propose = Callable[[int], Params | None]
+
+
+def random(question: Question) -> Propose:
+    """Independent uniform draws."""
+    return lambda number: question.first(_draws(question, question.rng(number)))
+
+
+def _draws(question: Question, rng: np.random.Generator) -> Iterable[Params]:
+    return (params_at(question.space, rng.random(len(question.space.domains))) for _ in itertools.count())
+
+
+def quasi_random(question: Question) -> Propose:
+    """One scrambled Sobol sequence without its impossible points; trial `number` has the one of that index."""
+    sequence = qmc.Sobol(len(question.space.domains), rng=question.rng())
+    points: list[Params] = []
+    drawn: Iterable[Array] = (point for _ in itertools.count() for point in sequence.random(1))
+
+    def propose(number: int) -> Params:
+        while len(points) <= number:
+            points.append(question.first(params_at(question.space, point) for point in drawn))
+        return points[number]
+
+    return propose
+
+
+def grid(question: Question) -> Propose:
+    """Every value of a choice, up to GRID_LEVELS evenly spaced ones of a number, all combinations in random order.
+
+    Raises:
+        InputError: there are more than LARGEST_GRID of them.
+    """
+    axes = [_axis(domain) for domain in question.space.domains.values()]
+    size = math.prod(map(len, axes))
+    if size > LARGEST_GRID:
+        raise InputError(
+            f"the grid of this space has {size:,} points, more than {LARGEST_GRID:,}: use --sampler qmc, or fewer or "
+            f"smaller domains"
+        )
+    order = iter(question.rng().permutation(size))
+
+    def propose(number: int) -> Params | None:
+        for index in order:
+            shares = [axis[i] for axis, i in zip(axes, np.unravel_index(index, [*map(len, axes)]), strict=True)]
+            params = params_at(question.space, np.array(shares))
+            if not question.trials.tried(params) and question.allowed(params):
+                return params
+        return None
+
+    return propose
+
+
+def _axis(domain: Domain) -> Array:
+    count = levels(domain)
+    if isinstance(domain, Choice) or 0 < count <= GRID_LEVELS:
+        return (np.arange(count) + 0.5) / count
+    return np.linspace(0, 1, GRID_LEVELS)
+
+
+def distribution(domain: Domain) -> BaseDistribution:
+    """The domain in Optuna's terms."""
+    match domain:
+        case LogUniform(low, high):
+            return FloatDistribution(low, high, log=True)
+        case Uniform(low, high):
+            return FloatDistribution(low, high)
+        case IntUniform(low, high):
+            return IntDistribution(low, high)
+        case Choice(choices):
+            return CategoricalDistribution(choices)
+
+
+def tpe(question: Question) -> Propose:
+    """Optuna's multivariate TPE on accuracies of the highest rung that enough trials have reached (the rule of BOHB,
+    arXiv 1807.01774), so that an early accuracy is never taken for a final one; a third of the draws are random."""
+    space, trials = question.space, question.trials
+    distributions = {name: distribution(domain) for name, domain in space.domains.items()}
+
+    def proposals(number: int) -> Iterable[Params]:
+        rng = question.rng(number)
+        values = comparable(trials, len(distributions) + 3)
+        if not values or rng.random() < RANDOM_SHARE:
+            yield from _draws(question, rng)
+        # running trials count as bad ones, so that parallel proposals keep apart
+        sampler = TPESampler(seed=int(rng.integers(2**31)), n_startup_trials=0, multivariate=True, constant_liar=True)
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        for trial in trials.all:
+            params = trial.params
+            known: Any = {"params": params, "distributions": {name: distributions[name] for name in params}}
+            if trial.number in values:
+                study.add_trial(create_trial(value=values[trial.number], **known))
+            elif trial.state == State.RUNNING:
+                study.add_trial(create_trial(state=TrialState.RUNNING, **known))
+        while True:
+            params = study.ask(distributions).params
+            yield {name: params[name] for name in space.active(params)}
+
+    return lambda number: question.first(proposals(number))
+
+
+def comparable(trials: Trials, enough: int) -> dict[int, float]:
+    """Accuracy by trial number at the highest rung that `enough` trials have reached, a failed trial as the worst of
+    them; empty when no rung has enough."""
+    for rung in [-1, *reversed(range(len(trials.rungs)))]:
+        values = trials.at_rung(rung)
+        real = [value for value in values.values() if value != WORST]
+        if len(real) >= enough:
+            return {number: max(value, min(real)) for number, value in values.items()}
+    return {}
+
+
+SAMPLERS: dict[str, Callable[[Question], Propose]] = {
+    "tpe": tpe,
+    "qmc": quasi_random,
+    "random": random,
+    "grid": grid,
+}
