@@ -28,7 +28,7 @@ from model.data import Dataset, describe, to_device
 from model.ranks import Ranks
 from model.train import EpochMetrics, best_device, train
 from tune.progress import short
-from tune.run import Run, repair
+from tune.run import Run, final_acc, repair
 from tune.searcher import stream
 
 
@@ -150,7 +150,7 @@ def _row(run: Run, trial: FrozenTrial, results: list[dict[str, Any]]) -> dict[st
         "sd_acc": sd,
         "ci95_acc": [max(0.0, mean - half), min(1.0, mean + half)] if half is not None else None,
         "median_train_s": statistics.median(result["train_s"] for result in results),
-        "search_val_acc": trial.value,
+        "search_val_acc": final_acc(trial),
         "diverged": sum(result["diverged"] for result in results),
     }
 

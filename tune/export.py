@@ -10,7 +10,7 @@ import tyro
 from model.command import run_command
 from model.config import InputError, save_config
 from tune.confirm import confirmed_rows
-from tune.run import Run
+from tune.run import Run, final_acc
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def main(options: Options) -> None:
             "space": manifest.space_name,
             "trial": trial.number,
             "seed": trial.user_attrs["seed"],
-            "val_acc": trial.value,
+            "val_acc": final_acc(trial),
             "val_note": f"one seed, {manifest.counts['val']} held-out images, best of {len(run.ranking())} full trials",
             "confirmed": rows.get(trial.number),
             "dataset": manifest.dataset,
@@ -58,7 +58,7 @@ def main(options: Options) -> None:
         }
         save_config(file, run.config(trial), **provenance)
         confirmed = f", confirmed {100 * rows[trial.number]['mean_acc']:.2f}%" if trial.number in rows else ""
-        print(f"{file}: trial {trial.number}, val acc {100 * (trial.value or 0):.2f}%{confirmed}")
+        print(f"{file}: trial {trial.number}, val acc {100 * final_acc(trial):.2f}%{confirmed}")
     print(f"run one as it ran in the search:\n  {_command(run, file, trial.user_attrs['seed'])}")
 
 

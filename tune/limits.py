@@ -44,13 +44,18 @@ def refusal(config: Config, num_classes: int, train_examples: int, limits: Mappi
         if name == "params":
             cost = float(_params(net, num_classes))
         elif name == "train_flops":
-            images = config.epochs * (train_examples // config.batch_size) * config.batch_size
-            cost = _flops_per_image(net, num_classes) * images
+            cost = config.epochs * epoch_flops(config, num_classes, train_examples)
         else:
             cost = float(_needs(net, num_classes, train_examples).of_batch(config.batch_size))
         if cost > limit:
             exceeded.append(f"{name} = {cost:.4g} is {cost / limit:.3g} times the limit of {limit:.4g}")
     return "; ".join(exceeded) or None
+
+
+def epoch_flops(config: Config, num_classes: int, train_examples: int) -> float:
+    """Floating-point operations of one epoch of training, counted as above."""
+    images = train_examples // config.batch_size * config.batch_size
+    return _flops_per_image(_shape(config), num_classes) * images
 
 
 def parse_limits(texts: Iterable[str]) -> dict[str, float]:

@@ -36,7 +36,15 @@ class Options:
     data: str | None = None
     """auto, digits, cifar10 (downloads into data/), or the path of a data folder (default: auto)"""
     trials: int | None = None
-    """trials in all; may grow with --resume (default: 24)"""
+    """configs to try at most; may grow with --resume (default: 24, or as many as --budget pays for)"""
+    budget: float | None = None
+    """what to train in all, in full trainings of the base; may grow with --resume (default: as much as ASHA would train
+    for --trials)"""
+    objective: Literal["accuracy", "time-to-target", "flops-to-target", "pareto"] | None = None
+    """what the best trial is: the one with the highest accuracy, with the least training time or FLOPs to reach
+    --target-acc, or one that none beats in both accuracy and FLOPs (default: accuracy)"""
+    target_acc: float | None = None
+    """validation accuracy to reach, as in 0.94"""
     epochs: int | None = None
     """length of a full trial"""
     width: int | None = None
@@ -50,14 +58,14 @@ class Options:
     ranks_per_trial: int | None = None
     """processes that share each batch of a trial, each on one of its GPUs or on its share of the CPU cores
     (default: one per GPU)"""
-    sampler: Literal["tpe", "qmc", "random", "gp"] | None = None
-    """who proposes configs (default: tpe)"""
+    sampler: Literal["gp", "tpe", "qmc", "random", "grid"] | None = None
+    """who proposes configs (default: gp)"""
     scheduler: Literal["asha", "none"] | None = None
-    """asha stops weak trials early, none runs all to the end (default: asha)"""
+    """asha pauses trials at rungs and goes on with the promising ones, none runs all to the end (default: asha)"""
     grace_epochs: int | None = None
-    """first epoch at which asha may stop a trial (default: the base's warm-up plus one epoch)"""
+    """first epoch at which asha pauses a trial (default: the base's warm-up plus one epoch)"""
     reduction_factor: int | None = None
-    """asha keeps the best one in so many (default: 3)"""
+    """from one rung of asha to the next, epochs are multiplied and trials divided by it (default: 3)"""
     seed: int | None = None
     """fixes the proposals and each trial's seed (default: 0)"""
     name: str | None = None
@@ -79,7 +87,7 @@ class Options:
     """join the Ray cluster at this address instead of using this machine alone"""
 
 
-RESUMABLE = {"space", "data", "trials", "resume", "time_budget_s", "address", "runs_dir"}
+RESUMABLE = {"space", "data", "trials", "budget", "resume", "time_budget_s", "address", "runs_dir"}
 
 
 def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
@@ -97,6 +105,7 @@ def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
     ]:
         if value is not None and value < least:
             raise InputError(f"--{name} {value}: it must be {least} or more")
+    _check_objective(options)
     dataset = load(options.data or "auto")
     if options.train_examples is not None:
         dataset = take(dataset, options.train_examples)
@@ -121,9 +130,12 @@ def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
         fingerprint=dataset.fingerprint,
         train_examples=options.train_examples,
         counts={"train": len(dataset.train_labels), "val": len(dataset.eval_labels)},
-        trials=options.trials or 24,
+        trials=options.trials or (None if options.budget else 24),
+        budget=options.budget,
+        objective=options.objective or "accuracy",
+        target_acc=options.target_acc,
         seed=options.seed or 0,
-        sampler=options.sampler or "tpe",
+        sampler=options.sampler or "gp",
         scheduler=options.scheduler or "asha",
         grace_epochs=grace,
         reduction_factor=options.reduction_factor or 3,
@@ -135,6 +147,19 @@ def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
     )
     name = options.name if options.name is not None else f"{stem}-{datetime.now():%Y%m%d-%H%M%S}"
     return create(options.runs_dir, name, manifest), dataset
+
+
+def _check_objective(options: Options) -> None:
+    kind, target = options.objective or "accuracy", options.target_acc
+    if options.budget is not None and not (options.budget > 0 and math.isfinite(options.budget)):
+        raise InputError(f"--budget {options.budget}: it must be a number of full trainings above 0")
+    if kind.endswith("-to-target") != (target is not None):
+        raise InputError(
+            f"--objective {kind} {'needs' if target is None else 'has no'} --target-acc"
+            f"{' A, the validation accuracy to reach, as in 0.94' if target is None else ': leave it out'}"
+        )
+    if target is not None and not 0 < target <= 1:
+        raise InputError(f"--target-acc {target}: it must be a share above 0 and at most 1, as in 0.94 for 94%")
 
 
 def _started(space: SearchSpace, options: Options, dataset: Dataset, console: Console) -> SearchSpace:

@@ -9,9 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
 from ray.tune import Callback
-from ray.tune.experiment import Trial
+from ray.tune.experiment import Trial as RayTrial
 from rich.console import Console
 from rich.live import Live
 from rich.panel import Panel
@@ -21,25 +20,20 @@ from rich.text import Text
 
 from model.data import Dataset, describe
 from tune.plan import highest
-from tune.run import Run
-from tune.scheduler import Rungs
+from tune.run import Run, final_acc
+from tune.searcher import StudySearcher
+from tune.trials import State, Trial
 
-STATE_NAMES = {
-    TrialState.COMPLETE: "done",
-    TrialState.PRUNED: "stopped",
-    TrialState.FAIL: "failed",
-    TrialState.RUNNING: "running",
-}
+SHOWN = (State.DONE, State.STOPPED, State.FAILED, State.PAUSED, State.RUNNING)
 
 
 class Progress(Callback):
     """Trials by state, incumbent, ETA, slots busy. Use as a context manager around the search."""
 
-    def __init__(self, run: Run, console: Console, *, slots: int) -> None:
-        self._run, self._console, self._slots = run, console, slots
-        self._study = run.study()
+    def __init__(self, run: Run, searcher: StudySearcher, console: Console) -> None:
+        self._run, self._searcher, self._trials, self._console = run, searcher, searcher.trials, console
         self._start_s = time.monotonic()
-        self._finished_before = sum(trial.state.is_finished() for trial in self._trials())
+        self._spent_before = self._trials.spent
         self._busy: dict[int, str] = {}  # trials under way: number -> what it last reported
         self._live = Live(get_renderable=self._panel, console=console, refresh_per_second=4, transient=True)
 
@@ -51,73 +45,82 @@ class Progress(Callback):
     def __exit__(self, *exception: object) -> None:
         self._live.stop()
 
-    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._busy[trial.config["number"]] = "starting"
+    def on_trial_start(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
+        number = trial.config["number"]
+        self._busy[number] = _reached(self._trials.all[number]) or "starting"
 
     def on_trial_result(
-        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+        self, iteration: int, trials: list[RayTrial], trial: RayTrial, result: dict[str, Any], **info: Any
     ) -> None:
         if result["new_epochs"]:
             last = result["new_epochs"][-1]
             self._busy[trial.config["number"]] = f"epoch {last['epoch']}, val acc {100 * last['acc']:.2f}%"
 
-    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+    def on_trial_complete(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
         number = trial.config["number"]
-        last = self._busy.pop(number, "")
+        self._busy.pop(number, None)
         if not self._console.is_terminal:
-            record = self._trials()[number]
-            reason = f": {record.user_attrs['reason']}" if "reason" in record.user_attrs else ""
+            leg = self._trials.all[number]
+            reason = f": {leg.reason}" if leg.reason else ""
             self._console.print(
-                f"trial {number} {STATE_NAMES[record.state]}{reason} ({last or 'no epoch'}) | {self._summary()}",
+                f"trial {number} {leg.state.value}{reason} ({_reached(leg) or 'no epoch'}) | {self._summary()}",
                 soft_wrap=True,
                 highlight=False,
             )
 
     on_trial_error = on_trial_complete
 
-    def _trials(self) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False)
-
     def _summary(self) -> str:
-        counts = self._counts()
-        text = ", ".join(f"{counts[name]} {name}" for name in ("done", "stopped", "failed", "running") if counts[name])
-        return f"{text} of {self._run.manifest.trials} | {self._incumbent()} | {self._eta()}"
+        return f"{self._counts()} of {extent(self._run)} | {self._incumbent()} | {self._eta()}"
 
-    def _counts(self) -> dict[str, int]:
-        states = [STATE_NAMES[trial.state] for trial in self._trials()]
-        return {name: states.count(name) for name in STATE_NAMES.values()}
+    def _counts(self) -> str:
+        counts = {state.value: self._trials.count(state) for state in SHOWN}
+        return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
     def _incumbent(self) -> str:
-        done = [trial for trial in self._trials() if trial.state == TrialState.COMPLETE]
-        if not done:
+        best = self._searcher.incumbent()
+        if not best:
             return "no full-length trial yet"
-        best = max(done, key=lambda trial: trial.value or 0.0)
-        return f"best val acc {100 * (best.value or 0.0):.2f}% (trial {best.number}, n = 1 seed)"
+        return f"best val acc {100 * best.accs[-1]:.2f}% (trial {best.number}, n = 1 seed)"
 
     def _eta(self) -> str:
-        """Time left, from the mean time per trial finished since this process started."""
-        finished = sum(trial.state.is_finished() for trial in self._trials())
-        here = finished - self._finished_before
+        """Time left, from the training done per second since this process started."""
+        here = self._trials.spent - self._spent_before
         if not here:
-            return "ETA after the first finished trial"
-        left_s = (time.monotonic() - self._start_s) / here * (self._run.manifest.trials - finished)
+            return "ETA after the first epochs"
+        left = max(0.0, self._searcher.budget - self._trials.spent)
+        left_s = (time.monotonic() - self._start_s) / here * left
         return f"ETA {int(left_s // 60)}:{int(left_s % 60):02d}"
 
     def _panel(self) -> Panel:
-        counts, total = self._counts(), self._run.manifest.trials
-        finished = counts["done"] + counts["stopped"] + counts["failed"]
+        full, spent = self._run.space.base.epochs, self._trials.spent
         body = Table.grid(padding=(0, 1))
-        body.add_row(ProgressBar(total=total, completed=finished, width=30), Text(f"{finished}/{total} trials"))
-        body.add_row("", Text(self._summary().partition(" of ")[0]))
+        body.add_row(
+            ProgressBar(total=self._searcher.budget, completed=min(spent, self._searcher.budget), width=30),
+            Text(f"{spent / full:.1f} of {self._searcher.budget / full:.1f} full trainings"),
+        )
+        body.add_row("", Text(f"{self._counts()} of {extent(self._run)}"))
         body.add_row("", Text(self._incumbent()))
-        body.add_row("", Text(f"{self._eta()}, {len(self._busy)} of {self._slots} slots busy"))
+        body.add_row("", Text(f"{self._eta()}, {len(self._busy)} of {self._searcher.slots} slots busy"))
         for number, state in sorted(self._busy.items())[:8]:
             body.add_row(Text(f"trial {number}", justify="right"), Text(state))
         return Panel(body, title=self._run.name, title_align="left", expand=False)
 
 
-def announce(run: Run, dataset: Dataset, rungs: Rungs, console: Console) -> None:
-    manifest, base = run.manifest, run.space.base
+def _reached(trial: Trial) -> str:
+    return f"epoch {trial.epoch}, val acc {100 * trial.accs[-1]:.2f}%" if trial.accs and trial.accs[-1] >= 0 else ""
+
+
+def extent(run: Run) -> str:
+    """How much the search is asked to do."""
+    parts = [f"{run.manifest.trials} trials"] if run.manifest.trials is not None else []
+    parts += [f"{run.manifest.budget:g} full trainings"] if run.manifest.budget is not None else []
+    return " and ".join(parts)
+
+
+def announce(run: Run, dataset: Dataset, console: Console) -> None:
+    """What the search is about to do."""
+    manifest, base, rungs = run.manifest, run.space.base, run.trials().rungs
     console.print(describe(dataset), style="bold")
     if manifest.machine["gpus"]:
         machine = f"{len(manifest.machine['gpus'])} x {manifest.machine['gpus'][0]}"
@@ -128,15 +131,18 @@ def announce(run: Run, dataset: Dataset, rungs: Rungs, console: Console) -> None
     )
     console.print(f"space: {manifest.space_name}, varying {', '.join(run.space.domains)}")
     console.print(f"base: {base.describe()}")
-    stops = f"asha, rungs at epochs {rungs.rungs}, keeps 1 in {manifest.reduction_factor}" if rungs.rungs else "none"
+    stops = f"asha, rungs at epochs {rungs}" if rungs else "none"
+    if run.objective.kind != "accuracy":
+        target = f" of {100 * manifest.target_acc:g}% val acc" if manifest.target_acc else ""
+        console.print(f"objective: {manifest.objective}{target}")
     console.print(
-        f"search: {manifest.trials} trials of {base.epochs} epochs, sampler {manifest.sampler}, scheduler {stops}, "
+        f"search: {extent(run)} of {base.epochs} epochs, sampler {manifest.sampler}, scheduler {stops}, "
         f"seed {manifest.seed}"
     )
     longest_epochs = highest(run.space, "warmup_frac") * base.epochs
-    if rungs.rungs and rungs.rungs[0] < longest_epochs:
+    if rungs and rungs[0] < longest_epochs:
         console.print(
-            f"warning: the grace period of {rungs.rungs[0]} epochs is shorter than the longest warm-up of the space, "
+            f"warning: the grace period of {rungs[0]} epochs is shorter than the longest warm-up of the space, "
             f"{longest_epochs:g} epochs: early rungs favour short warm-ups (--grace-epochs "
             f"{min(math.ceil(longest_epochs), base.epochs)} avoids it)",
             style="yellow",
@@ -160,9 +166,9 @@ def summarise(run: Run, console: Console) -> None:
     for trial in shown:
         name = "0 (base)" if trial.number == 0 else str(trial.number)
         values = [short(trial.params[key]) if key in trial.params else "" for key in run.space.domains]
-        table.add_row(str(ranking.index(trial) + 1), name, f"{100 * (trial.value or 0):.2f}%", *values)
+        table.add_row(str(ranking.index(trial) + 1), name, f"{100 * final_acc(trial):.2f}%", *values)
     console.print(table)
-    best, val = ranking[0].value or 0.0, run.manifest.counts["val"]
+    best, val = final_acc(ranking[0]), run.manifest.counts["val"]
     error = 100 * math.sqrt(best * (1 - best) / val)
     console.print(
         f"What this shows: one seed each, {val:,} held-out images (standard error {error:.2f} points), and the best of "

@@ -8,8 +8,10 @@ from ray.tune.experiment import Trial
 from model.config import save_config
 from model.data import Dataset
 from tune.run import Run
+from tune.searcher import StudySearcher
 from tune.tensorboard import TrialEvents
 from tune.trial import CHECKPOINT
+from tune.trials import State
 
 
 class Recorder(Callback):
@@ -19,8 +21,8 @@ class Recorder(Callback):
         OSError: the run folder can't be written, here or in a worker.
     """
 
-    def __init__(self, run: Run, dataset: Dataset) -> None:
-        self._run, self._dataset = run, dataset
+    def __init__(self, run: Run, dataset: Dataset, searcher: StudySearcher) -> None:
+        self._run, self._dataset, self._searcher = run, dataset, searcher
         self._events: dict[int, TrialEvents] = {}
         self._last: dict[int, dict[str, Any]] = {}
         self._finish_interrupted()
@@ -34,7 +36,7 @@ class Recorder(Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         number = trial.config["number"]
-        if number not in self._events:  # else its worker died, and it goes on in another one
+        if number not in self._events:  # else this is another leg of it, or its worker died
             self._open(number, trial.config["params"], trial.config["seed"])
 
     def on_trial_result(
@@ -51,9 +53,14 @@ class Recorder(Callback):
             self._last[number] = metrics
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._close(trial.config["number"])
+        self.close_settled()
 
     on_trial_error = on_trial_complete
+
+    def close_settled(self) -> None:
+        """Close the trials that came to an end; those that pause keep their checkpoint."""
+        while self._searcher.settled:
+            self._close(self._searcher.settled.pop())
 
     def _open(self, number: int, params: dict[str, Any], seed: int) -> None:
         folder = self._run.trial_dir(number)
@@ -68,6 +75,6 @@ class Recorder(Callback):
     def _close(self, number: int) -> None:
         if number in self._events:
             last = self._last.pop(number, None)
-            complete = last is not None and last["epoch"] == self._run.space.base.epochs and not last["diverged"]
+            complete = self._searcher.trials.all[number].state == State.DONE
             self._events.pop(number).close(last, complete=complete)
         (self._run.trial_dir(number) / CHECKPOINT).unlink(missing_ok=True)  # finished: it is not needed again

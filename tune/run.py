@@ -34,6 +34,8 @@ from model.config import Config, InputError
 from model.data import Dataset, hold_out, take
 from model.sources import load
 from search_spaces.space import SearchSpace
+from tune.objective import Objective
+from tune.trials import Trials
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -56,7 +58,8 @@ class Manifest:
     """images used of the training set, the held-out tenth included; None is all"""
     counts: dict[str, int]
     """images trained on and held out"""
-    trials: int
+    trials: int | None
+    """the most that are started; None is no limit, then there is a budget"""
     seed: int
     sampler: str
     scheduler: str
@@ -69,6 +72,11 @@ class Manifest:
     machine: dict[str, Any]
     versions: dict[str, str]
     git_commit: str | None
+    budget: float | None = None
+    """what may be trained in all, in full trainings of the base; None: it follows from `trials`"""
+    objective: str = "accuracy"
+    target_acc: float | None = None
+    """0..1, for an objective that has one"""
     ranks: int = 1
     """processes that share the batches of a trial, each with `threads` CPU threads"""
     version: int = MANIFEST_VERSION
@@ -159,6 +167,15 @@ class Run:
         done = self.study().get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         return sorted(done, key=lambda trial: (-(trial.value or 0.0), trial.number))
 
+    @property
+    def objective(self) -> Objective:
+        return Objective(self.manifest.objective, self.manifest.target_acc)  # type: ignore[arg-type]  # from JSON
+
+    def trials(self) -> Trials:
+        """No trials yet, with the rungs of this search."""
+        grace = self.manifest.grace_epochs if self.manifest.scheduler == "asha" else None
+        return Trials(self.space.base.epochs, grace, self.manifest.reduction_factor)
+
     def config(self, trial: FrozenTrial) -> Config:
         return self.space.config(trial.params)
 
@@ -179,6 +196,11 @@ class Run:
     def search_dataset(self, source: str | None = None) -> Dataset:
         """The search's split of it: a tenth of the training images held out as val, no test images."""
         return hold_out(self.dataset(source))
+
+
+def final_acc(trial: FrozenTrial) -> float:
+    """The last accuracy (0..1) of a trial that has one."""
+    return trial.intermediate_values[max(trial.intermediate_values)]
 
 
 def create(runs_dir: Path, name: str, manifest: Manifest) -> Run:

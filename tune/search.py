@@ -7,7 +7,6 @@ import shutil
 import signal
 import sys
 from dataclasses import replace
-from functools import partial
 from typing import Any, Self
 
 # Ray reads these when it is imported or started. Nothing here prints or writes but us.
@@ -21,7 +20,6 @@ os.environ.update(
     RAY_memory_monitor_refresh_ms="0",
 )
 
-import optuna
 import ray
 import torch
 from ray import tune as ray_tune
@@ -31,13 +29,13 @@ from model.command import run_command
 from model.config import InputError
 from model.data import Dataset
 from model.ranks import scaling
-from tune.limits import refusal
+from tune.limits import epoch_flops, refusal
 from tune.plan import Options, new_run, resumed_run
-from tune.progress import Progress, announce, resume_command, summarise
+from tune.progress import Progress, announce, extent, resume_command, summarise
 from tune.record import Recorder
 from tune.run import Manifest, Run, repair
-from tune.scheduler import AshaScheduler, Rungs
-from tune.searcher import OptunaSearcher, report, settle
+from tune.scheduler import LegScheduler
+from tune.searcher import StudySearcher
 from tune.trial import Worker
 
 WORKER_DEATHS = 3  # a trial whose worker died this often is not tried again
@@ -54,12 +52,9 @@ def main(options: Options) -> None:
     with run.lock():
         for line in repair(run):
             console.print(f"repaired: {line}")
-        started = len(run.study().get_trials(deepcopy=False))
-        if options.trials is not None and options.trials < started:
-            raise InputError(f"--trials {options.trials}: {run.name} has started {started}; give {started} or more")
-        if options.trials is not None:
-            run.write_manifest(replace(run.manifest, trials=options.trials))
-        announce(run, dataset, run_rungs(run), console)
+        if options.resume:
+            _extend(run, options)
+        announce(run, dataset, console)
         try:
             _search(run, dataset, options, console)
         except KeyboardInterrupt:
@@ -68,34 +63,36 @@ def main(options: Options) -> None:
         summarise(run, console)
 
 
-def run_rungs(run: Run) -> Rungs:
-    grace = run.manifest.grace_epochs if run.manifest.scheduler == "asha" else None
-    return Rungs(run.space.base.epochs, grace, run.manifest.reduction_factor)
+def _extend(run: Run, options: Options) -> None:
+    """Take over a new number of trials or a new budget."""
+    started = len(run.study().get_trials(deepcopy=False))
+    if options.trials is not None and options.trials < started:
+        raise InputError(f"--trials {options.trials}: {run.name} has started {started}; give {started} or more")
+    if options.budget is not None and options.budget < (run.manifest.budget or 0):
+        raise InputError(f"--budget {options.budget}: {run.name} has {run.manifest.budget}; it can only grow")
+    manifest = run.manifest
+    if options.trials is not None:
+        manifest = replace(manifest, trials=options.trials)
+    if options.budget is not None:
+        manifest = replace(manifest, budget=options.budget)
+    if manifest != run.manifest:
+        run.write_manifest(manifest)
 
 
 def _search(run: Run, dataset: Dataset, options: Options, console: Console) -> None:
     """Run the trials that are still to be run; a kill at any moment leaves a folder from which to go on."""
-    study, rungs, manifest = run.study(), run_rungs(run), run.manifest
-    finished = _restore(run, study, rungs)
-    recorder = Recorder(run, dataset)
-    if finished == manifest.trials:
-        console.print(f"all {manifest.trials} trials are finished; --trials N adds more")
+    manifest = run.manifest
+    searcher = _searcher(run, dataset)
+    recorder = Recorder(run, dataset, searcher)
+    if searcher.is_over():
+        console.print(f"{extent(run)} {'is' if manifest.budget else 'are'} done; --trials N or --budget B adds more")
         return
     scratch = run.path / "ray"  # Ray's own state: nothing reads it again
     try:
-        slots = _start_ray(manifest, options.address, console)
-        refused = partial(
-            refusal,
-            num_classes=len(dataset.classes),
-            train_examples=len(dataset.train_labels),
-            limits=run.space.limits,
-        )
-        searcher = OptunaSearcher(
-            study, run.space, rungs, sampler=manifest.sampler, seed=manifest.seed, slots=slots, refused=refused
-        )
+        searcher.slots = _start_ray(manifest, options.address, console)
         if manifest.ranks > 1:
             _say_scaling(run, dataset, console)
-        progress = Progress(run, console, slots=slots)
+        progress = Progress(run, searcher, console)
         with progress, CtrlC() as ctrl_c:
             # tune.run rather than Tuner: a Tuner pickles searcher and callbacks, which hold open files
             ray_tune.run(
@@ -104,8 +101,8 @@ def _search(run: Run, dataset: Dataset, options: Options, console: Console) -> N
                 ),
                 resources_per_trial={"cpu": manifest.cpus_per_trial, "gpu": manifest.gpus_per_trial},
                 search_alg=searcher,
-                scheduler=AshaScheduler(rungs),
-                num_samples=manifest.trials - finished,
+                scheduler=LegScheduler(),
+                num_samples=-1,  # legs, until the searcher has finished
                 time_budget_s=options.time_budget_s,
                 reuse_actors=True,
                 max_failures=WORKER_DEATHS,
@@ -116,6 +113,7 @@ def _search(run: Run, dataset: Dataset, options: Options, console: Console) -> N
                 trial_dirname_creator=lambda trial: str(trial.config["number"]),
                 verbose=0,
             )
+        recorder.close_settled()
     except InputError:
         raise
     except Exception as error:
@@ -154,15 +152,23 @@ class CtrlC(ray_tune.Callback):
             raise KeyboardInterrupt
 
 
-def _restore(run: Run, study: optuna.Study, rungs: Rungs) -> int:
-    """Bring study and rungs up to what the trials' metrics say; returns how many trials are finished."""
-    trials = study.get_trials(deepcopy=False)
-    for trial in trials:
-        epochs = run.metrics(trial.number)
-        rungs.record(trial.number, epochs)
-        if not trial.state.is_finished():
-            report(study, trial.number, epochs)
-    return sum(trial.state.is_finished() or settle(study, rungs, trial.number) for trial in trials)
+def _searcher(run: Run, dataset: Dataset) -> StudySearcher:
+    """What the run's manifest asks for, brought up to what is on record."""
+    manifest, classes, examples = run.manifest, len(dataset.classes), len(dataset.train_labels)
+    base_flops = epoch_flops(run.space.base, classes, examples)
+    return StudySearcher(
+        run.study(),
+        run.space,
+        run.trials(),
+        sampler=manifest.sampler,
+        seed=manifest.seed,
+        most_trials=manifest.trials,
+        budget=None if manifest.budget is None else manifest.budget * run.space.base.epochs,
+        objective=run.objective,
+        cost=lambda config: epoch_flops(config, classes, examples) / base_flops,
+        refused=lambda config: refusal(config, classes, examples, run.space.limits),
+        metrics=run.metrics,
+    )
 
 
 def _start_ray(manifest: Manifest, address: str | None, console: Console) -> int:
@@ -173,7 +179,7 @@ def _start_ray(manifest: Manifest, address: str | None, console: Console) -> int
         if address:
             ray.init(address=address, **quiet)
         else:
-            ray.init(num_gpus=torch.cuda.device_count(), include_dashboard=False, **quiet)
+            ray.init(address="local", num_gpus=torch.cuda.device_count(), include_dashboard=False, **quiet)
     slots = count_slots(ray.nodes(), manifest.cpus_per_trial, manifest.gpus_per_trial)
     if slots == 0:
         raise InputError(

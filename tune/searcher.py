@@ -66,7 +66,7 @@ class StudySearcher(Searcher):
         *,
         sampler: str,
         seed: int,
-        slots: int,
+        slots: int = 1,
         most_trials: int | None = None,
         budget: float | None = None,
         objective: Objective = ACCURACY,
@@ -113,7 +113,26 @@ class StudySearcher(Searcher):
             else:
                 self._tell(trial)
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    @property
+    def budget(self) -> float:
+        """Epochs that the search trains in all, in epochs of the base; expected ones, where no budget was given."""
+        if self._budget_is_given or self.trials.rungs:
+            return self._budget
+        return float(self.trials.units * (self._most_trials or 0))
+
+    def incumbent(self) -> Trial | None:
+        """The best finished trial so far."""
+        done = self.trials.in_state(State.DONE)
+        return max(done, key=lambda trial: (self._score(trial), -trial.number)) if done else None
+
+    def is_over(self) -> bool:
+        """Whether nothing is left to train: no leg is unfinished, and no trial may start or go on."""
+        if self._unfinished or self.trials.count(State.RUNNING, State.PAUSED):
+            return False
+        full = self._most_trials is not None and len(self.trials.all) >= self._most_trials
+        return full or (self._budget_is_given and self.trials.spent >= self._budget)
+
+    def suggest(self, trial_id: str) -> Any:
         if len(self._legs) >= self.slots:
             return None
         trial = self._next()
@@ -223,9 +242,7 @@ class StudySearcher(Searcher):
     def _tell(self, trial: Trial) -> None:
         """Give a trial that has come to an end its final state in the study."""
         if trial.state == State.DONE:
-            base_cost = MINUTE_S if self._objective.by_time else float(self.trials.units)
-            score = self._objective.score(trial.accs, trial.costs(self._objective.by_time), base_cost)
-            self._study.tell(trial.number, score)
+            self._study.tell(trial.number, self._score(trial))
         elif trial.state == State.FAILED:
             StudyTrial(self._study, self._study_id(trial.number)).set_user_attr("reason", trial.reason)
             self._study.tell(trial.number, state=TrialState.FAIL)
@@ -234,6 +251,10 @@ class StudySearcher(Searcher):
         else:
             return
         self.settled.append(trial.number)
+
+    def _score(self, trial: Trial) -> float:
+        base_cost = MINUTE_S if self._objective.by_time else float(self.trials.units)
+        return self._objective.score(trial.accs, trial.costs(self._objective.by_time), base_cost)
 
     def _study_id(self, number: int) -> int:
         return self._study._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)

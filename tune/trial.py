@@ -93,7 +93,7 @@ class Worker(ray_tune.Trainable):
         }
 
     def _next_epoch(self) -> EpochMetrics | None:
-        """Train one epoch, if the leg is not over; where a rank dies, go on from the checkpoint in new ones, a few times."""
+        """Train one epoch, if the leg is not over; where a rank dies, go on from the checkpoint, a few times."""
         try:
             if self._epochs is None:
                 self._epochs = self._start()
