@@ -77,11 +77,19 @@ class Task:
         wiggle = self.trial_sd * rng.standard_normal() + self.epoch_sd * rng.standard_normal(self.epochs)
         return np.clip(curve + noise * wiggle, 0, 1)
 
-    def best_of_sample(self) -> float:
-        """The best final accuracy at 2**14 scrambled Sobol points: what regret is measured from."""
-        points = qmc.Sobol(len(self.space.domains), scramble=True, rng=0).random_base2(14)
-        params = [from_unit(self.space.domains, point) for point in points]
-        return float(self.accuracy(params, [self.epochs]).max())
+    def best_known(self) -> float:
+        """About the best final accuracy there is: of 2**14 scrambled Sobol points and three rounds of 4,000 steps from
+        the best twenty."""
+        domains = list(self.space.domains.values())
+        rng = np.random.default_rng(0)
+        points, best = qmc.Sobol(len(domains), scramble=True, rng=0).random_base2(14), 0.0
+        for sd in (0.1, 0.05, 0.02, 0.0):
+            params = [from_unit(self.space.domains, point) for point in points]
+            finals = self.accuracy(params, [self.epochs])[:, 0]
+            best = max(best, float(finals.max()))
+            top = points[np.argsort(-finals)[:20]]
+            points = np.clip(np.repeat(top, 200, axis=0) + rng.normal(0, sd, (4000, len(domains))), 0, 1)
+        return best
 
 
 def to_unit(domains: dict[str, Domain], params: dict[str, Any]) -> np.ndarray:

@@ -9,7 +9,8 @@ an epoch to begin a trial, every epoch equally long, seed noise on every accurac
 
 The budget is all epochs trained, in full trainings. A search's answer at a budget is the completed trial with the best
 observed accuracy, or while none has completed the trial that got farthest. Regret is how many accuracy points that
-config's noise-free final value lies below the best known: of 16,384 quasi-random points or found by any method.
+config's noise-free final value lies below the best known: of 16,384 quasi-random points, refined near the best of
+them, or found by any method.
 
 Limits. LCBench is a surrogate of MLPs on tables, with curves of 51 epochs without a learning-rate schedule; on it the
 base, which this project's searcher tries first, is just the middle of the space. The own curves are few.
@@ -141,7 +142,7 @@ def tasks_of(group: str) -> dict[str, Task]:
 
 @cache
 def _reference(group: str, task: str) -> float:
-    return tasks_of(group)[task].best_of_sample()
+    return tasks_of(group)[task].best_known()
 
 
 def search(job: tuple[Options, str, str, int]) -> dict[str, Any]:

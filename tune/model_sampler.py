@@ -23,6 +23,7 @@ from tune.trials import WORST, State, Trial
 
 STARTS = 4  # quasi-random trials after the bases, before the model decides
 GUARD = 8  # decisions from one guarded one to the next
+FINISH = 0.0  # last part of the budget, in which no trial starts as long as one that waits can be finished
 GUARD_FROM = 8  # trials that have reached the highest rung before guarding begins
 FIT_AT_MOST, KNOW_AT_MOST = 150, 400  # observations to fit hyperparameters on, to condition on
 REFIT = 1.15  # growth of the data from one fit to the next
@@ -62,9 +63,14 @@ class ModelSampler:
         self._earlier = self._known_before(earlier)
         self._points: dict[int, Array] = {}  # features of trials, by number
 
-    def choose(self, number: int | None) -> Params | Resume | None:
+    def choose(self, number: int | None, left: float = math.inf, budget: float = math.inf) -> Params | Resume | None:
         """What to do with a free slot: params of trial `number`, or a trial to take up; None if `number` is None, no
-        new trial may start, and none waits."""
+        new trial may start, and none waits.
+
+        Args:
+            left: epochs of the base that may still be trained, beyond what is under way.
+            budget: all that may be trained.
+        """
         waiting = self._trials.in_state(State.PAUSED)
         if number is None and not waiting:
             return None
@@ -75,7 +81,11 @@ class ModelSampler:
         decision = len(self._trials.observations) + self._trials.count(State.RUNNING, State.FAILED)
         rng = self._question.rng(1, decision, number or 0)
         self._learn(rng)
-        if decision % GUARD == 0 or (number is None and len(waiting) == 1):
+        if left < FINISH * budget:
+            finish = [trial for trial in waiting if trial.cost * (trial.epochs - trial.epoch) <= left]
+            if finish:
+                return self._best(finish)
+        if decision % GUARD == 0:
             guarded = self._guarded(waiting)
             if guarded:
                 return guarded
@@ -90,11 +100,12 @@ class ModelSampler:
         for trial in trials:
             if trial.number not in self._points:
                 shares = shares_of(self._space, trial.params)
-                self._points[trial.number] = self._seen(features(self._space, shares[None]))[0]
+                self._points[trial.number] = self._features(shares[None])[0]
         return np.array([self._points[trial.number] for trial in trials])
 
-    def _seen(self, points: Array) -> Array:
-        """Points of this search as the model sees them, [n, k]."""
+    def _features(self, shares: Array) -> Array:
+        """Configs of this search as the model sees them, [n, k]."""
+        points = features(self._space, shares)
         return np.hstack([points, np.zeros((len(points), 1))]) if self._earlier else points
 
     def _known_before(self, earlier: list[Earlier]) -> Data | None:
@@ -142,23 +153,28 @@ class ModelSampler:
         there = sum(trial.rung == len(trial.pauses) for trial in self._trials.all)
         if not last or there < GUARD_FROM:
             return None
-        means = self._process.mean(self._points_of(last), _numbers(last))
-        return Resume(last[int(np.argmax(means))].number)
+        return self._best(last)
+
+    def _best(self, waiting: list[Trial]) -> Resume:
+        """The one with the best expected end."""
+        means = self._process.mean(self._points_of(waiting), _numbers(waiting))
+        return Resume(waiting[int(np.argmax(means))].number)
 
     def _draw(self, number: int | None, waiting: list[Trial], rng: np.random.Generator) -> Params | Resume | None:
         """Draw a function and take its best point among the waiting trials and new configs."""
         drawn = self._process.draw(rng)
-        shares = np.zeros((0, len(self._space.domains)))
+        shares, values = np.zeros((0, len(self._space.domains))), np.zeros(0)
         if number is not None:
             shares = self._candidates(rng)
-            points = self._seen(features(self._space, shares))
-            values = drawn(points, np.full(len(points), NO_TRIAL))
-            best = shares[int(np.argmax(values))]
-            shares = np.vstack([shares, _moved(np.tile(best, (AROUND_BEST, 1)), CLOSE_SD, 1.0, rng)])
-        points = self._seen(features(self._space, shares))
-        new = np.vstack([points, self._points_of(waiting)]) if waiting else points
-        numbers = np.concatenate([np.full(len(points), NO_TRIAL), _numbers(waiting)])
-        utility = self._objective.utility(drawn(new, numbers), self._log_cost(new), self._to_z, rng)
+            values = drawn(self._features(shares), np.full(len(shares), NO_TRIAL))
+            around = _moved(np.tile(shares[int(np.argmax(values))], (AROUND_BEST, 1)), CLOSE_SD, 1.0, rng)
+            shares = np.vstack([shares, around])
+            values = np.append(values, drawn(self._features(around), np.full(len(around), NO_TRIAL)))
+        points = self._features(shares)
+        if waiting:
+            values = np.append(values, drawn(self._points_of(waiting), _numbers(waiting)))
+        everything = np.vstack([points, self._points_of(waiting)]) if waiting else points
+        utility = self._objective.utility(values, self._log_cost(everything), self._to_z, rng)
         utility[: len(points)] += self._pull(shares) - np.where(self._fails(points, rng), np.inf, 0.0)
         for index in np.argsort(-utility, kind="stable"):
             if index >= len(points):

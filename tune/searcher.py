@@ -159,8 +159,7 @@ class StudySearcher(Searcher):
         if (self._most_trials is not None and number == self._most_trials) or self._used_up:
             number = None
         if self._budget_is_given or (number is None and self._model):
-            under_way = sum(trial.cost * (trial.next_stop - trial.epoch) for trial in self._running())
-            if self.trials.spent + under_way >= self._budget:
+            if self._left() <= 0:
                 return None
         choice = self._choose(number)
         if isinstance(choice, Resume):
@@ -169,15 +168,17 @@ class StudySearcher(Searcher):
             return trial
         return None if choice is None else self._start(choice)
 
-    def _running(self) -> list[Trial]:
-        return [self.trials.all[number] for number in self._legs.values()]
+    def _left(self) -> float:
+        """Epochs of the base to train until the budget is spent, beyond the legs under way."""
+        running = [self.trials.all[number] for number in self._legs.values()]
+        return self._budget - self.trials.spent - sum(trial.cost * (trial.next_stop - trial.epoch) for trial in running)
 
     def _choose(self, number: int | None) -> Params | Resume | None:
         """Params of a new trial, the paused trial that goes on, or None where there is nothing to do."""
         if number is not None and number < len(self._space.bases):
             return self._space.params_of(self._space.bases[number])
         if self._model:
-            return self._model.choose(number)
+            return self._model.choose(number, self._left(), self._budget)
         promoted = self.trials.promotable()
         if promoted:
             return Resume(promoted.number)
