@@ -23,7 +23,6 @@ from tune.trials import WORST, State, Trial
 
 STARTS = 4  # quasi-random trials after the bases, before the model decides
 GUARD = 8  # decisions from one guarded one to the next
-FINISH = 0.0  # last part of the budget, in which no trial starts as long as one that waits can be finished
 GUARD_FROM = 8  # trials that have reached the highest rung before guarding begins
 FIT_AT_MOST, KNOW_AT_MOST = 150, 400  # observations to fit hyperparameters on, to condition on
 REFIT = 1.15  # growth of the data from one fit to the next
@@ -63,14 +62,9 @@ class ModelSampler:
         self._earlier = self._known_before(earlier)
         self._points: dict[int, Array] = {}  # features of trials, by number
 
-    def choose(self, number: int | None, left: float = math.inf, budget: float = math.inf) -> Params | Resume | None:
+    def choose(self, number: int | None) -> Params | Resume | None:
         """What to do with a free slot: params of trial `number`, or a trial to take up; None if `number` is None, no
-        new trial may start, and none waits.
-
-        Args:
-            left: epochs of the base that may still be trained, beyond what is under way.
-            budget: all that may be trained.
-        """
+        new trial may start, and none waits."""
         waiting = self._trials.in_state(State.PAUSED)
         if number is None and not waiting:
             return None
@@ -81,10 +75,6 @@ class ModelSampler:
         decision = len(self._trials.observations) + self._trials.count(State.RUNNING, State.FAILED)
         rng = self._question.rng(1, decision, number or 0)
         self._learn(rng)
-        if left < FINISH * budget:
-            finish = [trial for trial in waiting if trial.cost * (trial.epochs - trial.epoch) <= left]
-            if finish:
-                return self._best(finish)
         if decision % GUARD == 0:
             guarded = self._guarded(waiting)
             if guarded:

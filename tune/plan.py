@@ -20,6 +20,7 @@ from model.sources import load, resolve
 from model.train import best_device, check_batch, check_device
 from search_spaces.domains import ends
 from search_spaces.space import SearchSpace
+from tune import warm_start
 from tune.limits import parse_limits, refusal
 from tune.run import Manifest, Run, create, here
 
@@ -77,6 +78,9 @@ class Options:
     more starts, which may differ from the first in what the space varies"""
     set: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="FIELD=VALUE")] = ()
     """change fields of the base config"""
+    warm_start: tuple[Path, ...] = ()
+    """run folders of earlier searches of this space, or of one that shares parameters with it: their trials teach the
+    sampler gp where to begin"""
     limit: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE")] = ()
     """try no config above this limit: params, train_flops (of a whole training) or memory_bytes, as in params=7e6"""
     resume: Path | None = None
@@ -145,8 +149,14 @@ def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
         ranks=ranks,
         **here(),
     )
+    if options.warm_start and manifest.sampler != "gp":
+        raise InputError(f"--warm-start: only the sampler gp learns from earlier runs, not {manifest.sampler}")
+    earlier = warm_start.collect(options.warm_start, space, dataset.fingerprint, console)
     name = options.name if options.name is not None else f"{stem}-{datetime.now():%Y%m%d-%H%M%S}"
-    return create(options.runs_dir, name, manifest), dataset
+    run = create(options.runs_dir, name, manifest)
+    if earlier:
+        warm_start.save(run.path, earlier)
+    return run, dataset
 
 
 def _check_objective(options: Options) -> None:

@@ -29,6 +29,7 @@ from model.command import run_command
 from model.config import InputError
 from model.data import Dataset
 from model.ranks import scaling
+from tune import warm_start
 from tune.limits import epoch_flops, refusal
 from tune.plan import Options, new_run, resumed_run
 from tune.progress import Progress, announce, extent, resume_command, summarise
@@ -168,6 +169,7 @@ def _searcher(run: Run, dataset: Dataset) -> StudySearcher:
         cost=lambda config: epoch_flops(config, classes, examples) / base_flops,
         refused=lambda config: refusal(config, classes, examples, run.space.limits),
         metrics=run.metrics,
+        earlier=warm_start.load(run),
     )
 
 

@@ -158,9 +158,8 @@ class StudySearcher(Searcher):
         number: int | None = len(self.trials.all)
         if (self._most_trials is not None and number == self._most_trials) or self._used_up:
             number = None
-        if self._budget_is_given or (number is None and self._model):
-            if self._left() <= 0:
-                return None
+        if (self._budget_is_given or (number is None and self._model)) and self._left() <= 0:
+            return None
         choice = self._choose(number)
         if isinstance(choice, Resume):
             trial = self.trials.all[choice.number]
@@ -178,7 +177,7 @@ class StudySearcher(Searcher):
         if number is not None and number < len(self._space.bases):
             return self._space.params_of(self._space.bases[number])
         if self._model:
-            return self._model.choose(number, self._left(), self._budget)
+            return self._model.choose(number)
         promoted = self.trials.promotable()
         if promoted:
             return Resume(promoted.number)
@@ -209,7 +208,15 @@ class StudySearcher(Searcher):
         cost = self._cost(config)
         equal_cost = self._objective.target_acc is not None
         pace = cost if equal_cost else self.trials.units / config.epochs
-        return self.trials.add(params, shares_of(self._space, params), epochs=config.epochs, pace=pace, cost=cost)
+        is_base = len(self.trials.all) < len(self._space.bases)
+        return self.trials.add(
+            params,
+            shares_of(self._space, params),
+            epochs=config.epochs,
+            pace=pace,
+            cost=cost,
+            pausing=not is_base,  # what every other trial is compared with is known in full
+        )
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         self._take(self._legs[trial_id], result["new_epochs"])

@@ -115,11 +115,12 @@ class Trials:
         epochs: int | None = None,
         pace: float = 1.0,
         cost: float = 1.0,
+        pausing: bool = True,
     ) -> Trial:
-        """A new trial, running, under the next number."""
+        """A new trial, running, under the next number; without `pausing` it trains to its end at once."""
         epochs = epochs or self.units
         pauses = [math.ceil(rung / pace - 1e-9) for rung in self.rungs]
-        pauses = sorted({epoch for epoch in pauses if 0 < epoch < epochs})
+        pauses = sorted({epoch for epoch in pauses if pausing and 0 < epoch < epochs})
         trial = Trial(len(self.all), params, shares, epochs, pace, cost, pauses)
         self.all.append(trial)
         self._counts[State.RUNNING] += 1
