@@ -36,7 +36,7 @@ class Progress(Callback):
     """Trials by state, incumbent, ETA, slots busy. Use as a context manager around the search."""
 
     def __init__(self, run: Run, console: Console, *, slots: int) -> None:
-        self._run, self._console, self._slots = run, console, slots
+        self._run, self._console, self.slots = run, console, slots
         self._study = run.study()
         self._start_s = time.monotonic()
         self._finished_before = sum(trial.state.is_finished() for trial in self._trials())
@@ -110,7 +110,7 @@ class Progress(Callback):
         body.add_row(ProgressBar(total=total, completed=finished, width=30), Text(f"{finished}/{total} trials"))
         body.add_row("", Text(self._summary().partition(" of ")[0]))
         body.add_row("", Text(self._incumbent()))
-        body.add_row("", Text(f"{self._eta()}, {len(self._busy)} of {self._slots} slots busy"))
+        body.add_row("", Text(f"{self._eta()}, {len(self._busy)} of {self.slots} slots busy"))
         for number, state in sorted(self._busy.items())[:8]:
             body.add_row(Text(f"trial {number}", justify="right"), Text(state))
         return Panel(body, title=self._run.name, title_align="left", expand=False)

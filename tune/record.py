@@ -7,9 +7,10 @@ from ray.tune.experiment import Trial
 
 from model.config import save_config
 from model.data import Dataset
+from tune.checkpoint import CHECKPOINT
+from tune.mirror import Mirror
 from tune.run import Run
 from tune.tensorboard import TrialEvents
-from tune.trial import CHECKPOINT
 
 
 class Recorder(Callback):
@@ -19,8 +20,8 @@ class Recorder(Callback):
         OSError: the run folder can't be written, here or in a worker.
     """
 
-    def __init__(self, run: Run, dataset: Dataset) -> None:
-        self._run, self._dataset = run, dataset
+    def __init__(self, run: Run, dataset: Dataset, mirror: Mirror) -> None:
+        self._run, self._dataset, self._mirror = run, dataset, mirror
         self._events: dict[int, TrialEvents] = {}
         self._last: dict[int, dict[str, Any]] = {}
         self._finish_interrupted()
@@ -71,3 +72,4 @@ class Recorder(Callback):
             complete = last is not None and last["epoch"] == self._run.space.base.epochs and not last["diverged"]
             self._events.pop(number).close(last, complete=complete)
         (self._run.trial_dir(number) / CHECKPOINT).unlink(missing_ok=True)  # finished: it is not needed again
+        self._mirror.finished(number)

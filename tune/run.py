@@ -71,6 +71,8 @@ class Manifest:
     git_commit: str | None
     ranks: int = 1
     """processes that share the batches of a trial, each with `threads` CPU threads"""
+    storage: str | None = None
+    """URI of the folder in an object store in which a copy of the run folder is kept under its name"""
     version: int = MANIFEST_VERSION
 
 

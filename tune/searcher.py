@@ -60,7 +60,7 @@ class OptunaSearcher(Searcher):
     ) -> None:
         super().__init__(metric="acc", mode="max")
         self._study, self._space, self._rungs = study, space, rungs
-        self._sampler_name, self._seed, self._slots = sampler, seed, slots
+        self._sampler_name, self._seed, self.slots = sampler, seed, slots
         self._distributions = {name: distribution(domain) for name, domain in space.domains.items()}
         self._numbers: dict[str, int] = {}  # Ray's trial id -> our number, of trials under way
         self._unfinished = [trial.number for trial in study.get_trials(deepcopy=False) if not trial.state.is_finished()]
@@ -68,7 +68,7 @@ class OptunaSearcher(Searcher):
         self._points: list[dict[str, Any]] = []
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        if len(self._numbers) >= self._slots:
+        if len(self._numbers) >= self.slots:
             return None
         number = self._unfinished.pop(0) if self._unfinished else self._new_trial()
         self._numbers[trial_id] = number
