@@ -6,7 +6,8 @@
     confirm/        what tune.confirm found
     best/           exported configs
 
-The folder is the truth: a resumed search rebuilds all it needs from it. It may be moved; no path in it matters.
+The folder is the truth: a resumed search rebuilds all it needs from it. It may be moved; no path in it matters. With
+--storage, tune.mirror keeps a copy of it in an object store.
 """
 
 import fcntl
