@@ -13,6 +13,7 @@ import io
 import os
 import uuid
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pyarrow import ArrowException
 from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from model.config import InputError
 from tune.storage import Storage
 
 CHECKPOINT = "checkpoint.pt"
@@ -35,14 +37,14 @@ class Checkpoints:
         run_dir: the run folder on the search's machine.
         scratch: a folder in it that lives as long as the search. A file of random content tells whether a path on
             another node is the same folder and not one of the same name, such as an earlier copy of the run.
-        storage: the run's folder in an object store.
+        storage: URI of the run's folder in an object store; a node that can't reach it turns to the keeper.
         keeper: who writes into the run folder for workers that don't see it; None where all of them do.
     """
 
     def __init__(
-        self, run_dir: Path, scratch: Path, storage: Storage | None = None, keeper: ActorHandle | None = None
+        self, run_dir: Path, scratch: Path, storage: str | None = None, keeper: ActorHandle | None = None
     ) -> None:
-        self._run_dir, self._scratch, self._storage, self._keeper = run_dir, scratch, storage, keeper
+        self._run_dir, self._scratch, self._uri, self._keeper = run_dir, scratch, storage, keeper
         self._token = uuid.uuid4().hex
         scratch.mkdir(exist_ok=True)
         (scratch / TOKEN).write_text(self._token)
@@ -72,6 +74,13 @@ class Checkpoints:
                 self._storage.write(f"trials/{number}/{CHECKPOINT}", content.getbuffer())
                 return
         self._ask_keeper("write", number, content.getvalue())
+
+    @cached_property
+    def _storage(self) -> Storage | None:
+        """Opened on the worker's node, with the credentials that are there."""
+        with suppress(InputError):
+            return Storage(self._uri) if self._uri else None
+        return None
 
     def _seen(self) -> bool:
         if self._keeper is None:

@@ -3,7 +3,6 @@
 import logging
 import math
 import time
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -21,6 +20,7 @@ from tune.run import Manifest
 from tune.searcher import OptunaSearcher
 
 EVERY_S = 2.0  # between two looks at the cluster
+NODE_DEATH_S = 60.0  # until Ray is sure that a node is dead
 
 
 def start_ray(manifest: Manifest, address: str | None, console: Console) -> int:
@@ -70,17 +70,28 @@ class Nodes(Callback):
         self._cpus, self._gpus = manifest.cpus_per_trial, manifest.gpus_per_trial
         self._searcher, self._progress, self._console = searcher, progress, console
         self._counted_s = time.monotonic()
+        self._lost_workers: list[tuple[float, str, Trial]] = []  # when (s), on which node, at which trial
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         if time.monotonic() - self._counted_s < EVERY_S:
             return
         self._counted_s = time.monotonic()
-        slots = count_slots(ray.nodes(), self._cpus, self._gpus)
+        nodes = ray.nodes()
+        slots = count_slots(nodes, self._cpus, self._gpus)
         if slots != self._searcher.slots:
             self._console.print(f"the cluster has room for {slots} trials at once now, {self._searcher.slots} before")
             self._searcher.slots = self._progress.slots = slots
+        self._pardon({node["NodeID"] for node in nodes if node["Alive"]})
+
+    def _pardon(self, alive: set[str]) -> None:
+        """Take back the failures of trials whose worker went with its node, which Ray says later than the failure."""
+        for lost in list(self._lost_workers):
+            at_s, node, trial = lost
+            if node not in alive:
+                trial.run_metadata.num_failures -= 1
+            if node not in alive or time.monotonic() - at_s > NODE_DEATH_S:
+                self._lost_workers.remove(lost)
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        last_error = Path(trial.error_file).read_text().rpartition("Failure #")[2]
-        if "node has died" in last_error:
-            trial.run_metadata.num_failures -= 1
+        if "node" in trial.last_result:
+            self._lost_workers.append((time.monotonic(), trial.last_result["node"], trial))

@@ -95,7 +95,8 @@ def _search(run: Run, dataset: Dataset, mirror: Mirror, options: Options, consol
         progress = Progress(run, console, slots=slots)
         nodes = Nodes(manifest, searcher, progress, console)
         keeper = start_keeper(run.path) if options.address else None  # of a cluster's nodes some may not see the folder
-        checkpoints = Checkpoints(run.path, scratch, mirror.storage if options.address else None, keeper)
+        uri = mirror.storage.uri if mirror.storage and options.address else None
+        checkpoints = Checkpoints(run.path, scratch, uri, keeper)
         with progress, CtrlC() as ctrl_c:
             # tune.run rather than Tuner: a Tuner pickles searcher and callbacks, which hold open files
             ray_tune.run(

@@ -44,9 +44,6 @@ class Storage:
             raise InputError(f"storage {uri}: it names no bucket or folder")
         self.uri = uri
 
-    def __reduce__(self) -> tuple[type, tuple[str]]:
-        return Storage, (self.uri,)  # workers open it with the credentials of their own node
-
     def __truediv__(self, name: str) -> "Storage":
         if name in ("", ".", "..") or "/" in name:
             raise InputError(f"{name!r} is no name of a folder in {self.uri}")

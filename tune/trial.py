@@ -86,6 +86,7 @@ class Worker(ray_tune.Trainable):
             "failed": failed,
             "disk_error": disk_error,
             "done": done,
+            "node": ray.get_runtime_context().get_node_id(),
         }
 
     def _next_epoch(self) -> EpochMetrics | None:
