@@ -10,6 +10,7 @@ from pathlib import Path
 
 import boto3
 import pytest
+from moto.moto_api._internal.models import moto_api_backend
 from moto.server import ThreadedMotoServer
 from rich.console import Console
 from test_search import SMALL, epochs_of, epochs_or_none, start, wait_for
@@ -28,6 +29,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadedMotoServer]:
     """An S3 server with the bucket `bucket`, to which the environment points."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
+    moto_api_backend.reset()  # else it has what the test before put there
     host, port = server.get_host_and_port()
     for name, value in {
         "AWS_ACCESS_KEY_ID": "visitor",

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import socket
 import time
 from typing import Any
 
@@ -21,6 +22,20 @@ from tune.searcher import OptunaSearcher
 
 EVERY_S = 2.0  # between two looks at the cluster
 NODE_DEATH_S = 60.0  # until Ray is sure that a node is dead
+
+
+def check_address(address: str) -> None:
+    """That something listens at HOST:PORT, which Ray takes minutes to find out. Other forms of address are left to Ray.
+
+    Raises:
+        InputError: nothing does.
+    """
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and "/" not in host:
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+        except (OSError, OverflowError) as error:
+            raise InputError(f"--address {address}: no Ray cluster can be joined there ({error})") from error
 
 
 def start_ray(manifest: Manifest, address: str | None, console: Console) -> int:

@@ -32,7 +32,7 @@ from model.config import InputError
 from model.data import Dataset
 from model.ranks import scaling
 from tune.checkpoint import Checkpoints, start_keeper
-from tune.cluster import Nodes, start_ray
+from tune.cluster import Nodes, check_address, start_ray
 from tune.mirror import Mirror
 from tune.plan import Options, new_run, resumed_run
 from tune.progress import Progress, announce, resume_command, summarise
@@ -49,6 +49,8 @@ def main(options: Options) -> None:
     console = Console(soft_wrap=True, highlight=False)
     if options.time_budget_s is not None and not options.time_budget_s > 0:
         raise InputError(f"--time-budget-s {options.time_budget_s}: it must be above 0")
+    if options.address is not None:
+        check_address(options.address)
     if options.resume:
         run, dataset = resumed_run(options, console)
     else:
