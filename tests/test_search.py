@@ -24,6 +24,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import tune.cluster
 import tune.search
 from benchmarks.kill import kill_and_resume
 from model.config import Config, InputError, load_config, save_config
@@ -376,7 +377,7 @@ def test_every_slot_works_and_a_gpu_is_never_shared_by_more_than_asked(
 def test_slots_of_a_cluster(nodes: list[dict[str, float]], cpus: float, gpus: float, slots: int) -> None:
     described = [{"Alive": True, "Resources": node} for node in nodes]
     dead = {"Alive": False, "Resources": {"CPU": 99.0, "GPU": 9.0}}
-    assert tune.search.count_slots([*described, dead], cpus, gpus) == slots
+    assert tune.cluster.count_slots([*described, dead], cpus, gpus) == slots
 
 
 def test_a_ctrl_c_that_python_drops_is_raised_again_at_the_next_step() -> None:

@@ -27,6 +27,7 @@ from model.config import Config, InputError
 from model.data import Dataset, describe, to_device
 from model.ranks import Ranks
 from model.train import EpochMetrics, best_device, train
+from tune.mirror import run_folder
 from tune.progress import short
 from tune.run import Run, final_acc, repair
 from tune.searcher import stream
@@ -36,8 +37,8 @@ from tune.searcher import stream
 class Options:
     """Train the best configs of a run and its base on fresh seeds and all training images; score on the test set."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """the run folder"""
+    run: Annotated[str, tyro.conf.Positional]
+    """the run folder, or the URI of a run in a store, which is then fetched into runs/"""
     top: int = 3
     """how many of the best configs"""
     seeds: int = 5
@@ -53,7 +54,7 @@ def main(options: Options) -> None:
     for name, value in [("top", options.top), ("seeds", options.seeds), ("threads", options.threads)]:
         if value is not None and value < 1:
             raise InputError(f"--{name} {value}: it must be 1 or more")
-    run = Run(options.run)
+    run = Run(run_folder(str(options.run), Path("runs"), console))
     ranking = run.ranking()
     if not ranking:
         raise InputError(f"{options.run} has no trial that ran to the end: nothing to confirm; continue the search")

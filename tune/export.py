@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from rich.console import Console
 
 from model.command import run_command
 from model.config import InputError, save_config
 from tune.confirm import confirmed_rows
+from tune.mirror import run_folder
 from tune.run import Run, final_acc
 
 
@@ -17,8 +19,8 @@ from tune.run import Run, final_acc
 class Options:
     """Write the best configs of a run to RUN/best, confirmed ones first."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """the run folder"""
+    run: Annotated[str, tyro.conf.Positional]
+    """the run folder, or the URI of a run in a store, which is then fetched into runs/"""
     top: int = 3
     """how many"""
 
@@ -26,7 +28,7 @@ class Options:
 def main(options: Options) -> None:
     if options.top < 1:
         raise InputError(f"--top {options.top}: it must be 1 or more")
-    run = Run(options.run)
+    run = Run(run_folder(str(options.run), Path("runs"), Console(soft_wrap=True, highlight=False)))
     if not run.ranking():
         raise InputError(f"{options.run} has no trial that ran to the end: nothing to export; continue the search")
     rows = {row["trial"]: row for row in confirmed_rows(run)}  # best first

@@ -22,6 +22,7 @@ from search_spaces.domains import ends
 from search_spaces.space import SearchSpace
 from tune import warm_start
 from tune.limits import parse_limits, refusal
+from tune.mirror import check_storage, run_folder
 from tune.run import Manifest, Run, create, here
 
 CPU_WIDTH, CPU_EPOCHS = 16, 8
@@ -83,15 +84,17 @@ class Options:
     sampler gp where to begin"""
     limit: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE")] = ()
     """try no config above this limit: params, train_flops (of a whole training) or memory_bytes, as in params=7e6"""
-    resume: Path | None = None
-    """continue this run folder"""
+    storage: str | None = None
+    """keep a copy of the run folder below this URI, such as s3://bucket/prefix (credentials: from the environment)"""
+    resume: str | None = None
+    """continue this run folder, or the run at this URI"""
     time_budget_s: float | None = None
     """end the search after so many seconds; it can be resumed"""
     address: str | None = None
     """join the Ray cluster at this address instead of using this machine alone"""
 
 
-RESUMABLE = {"space", "data", "trials", "budget", "resume", "time_budget_s", "address", "runs_dir"}
+RESUMABLE = {"space", "data", "trials", "budget", "resume", "time_budget_s", "address", "runs_dir", "storage"}
 
 
 def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
@@ -147,12 +150,15 @@ def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
         gpus_per_trial=gpus,
         threads=max(1, int(cpus) // ranks),
         ranks=ranks,
+        storage=options.storage,
         **here(),
     )
     if options.warm_start and manifest.sampler != "gp":
         raise InputError(f"--warm-start: only the sampler gp learns from earlier runs, not {manifest.sampler}")
     earlier = warm_start.collect(options.warm_start, space, dataset.fingerprint, console)
     name = options.name if options.name is not None else f"{stem}-{datetime.now():%Y%m%d-%H%M%S}"
+    if options.storage is not None:
+        check_storage(options.storage, name)
     run = create(options.runs_dir, name, manifest)
     if earlier:
         warm_start.save(run.path, earlier)
@@ -260,12 +266,13 @@ def _ranks(options: Options, cpus: float, gpus: float) -> int:
     return ranks
 
 
-def resumed_run(options: Options) -> tuple[Run, Dataset]:
-    """Open the run to continue and check that what was given beside it agrees."""
+def resumed_run(options: Options, console: Console) -> tuple[Run, Dataset]:
+    """Open the run to continue, fetched if it lies in a store, and check that what was given beside it agrees."""
     assert options.resume is not None
-    if not options.resume.exists():
+    path = run_folder(str(options.resume), options.runs_dir, console)
+    if not path.exists():
         raise InputError(f"--resume {options.resume}: there is no such folder; give the path of a run folder")
-    run = Run(options.resume)
+    run = Run(path)
     for option in fields(options):
         if option.name not in RESUMABLE and getattr(options, option.name) != option.default:
             raise InputError(
@@ -277,4 +284,7 @@ def resumed_run(options: Options) -> tuple[Run, Dataset]:
             f"--space {options.space} is not the space of run {run.name} ({run.manifest.space_name}, domains "
             f"{', '.join(run.space.domains)}): leave --space out, or start a new run"
         )
-    return run, run.search_dataset(options.data)
+    dataset = run.search_dataset(options.data)
+    if options.storage is not None:
+        check_storage(options.storage, run.name, run)
+    return run, dataset

@@ -7,10 +7,11 @@ from ray.tune.experiment import Trial
 
 from model.config import save_config
 from model.data import Dataset
+from tune.checkpoint import CHECKPOINT
+from tune.mirror import Mirror
 from tune.run import Run
 from tune.searcher import StudySearcher
 from tune.tensorboard import TrialEvents
-from tune.trial import CHECKPOINT
 from tune.trials import State
 
 
@@ -21,8 +22,8 @@ class Recorder(Callback):
         OSError: the run folder can't be written, here or in a worker.
     """
 
-    def __init__(self, run: Run, dataset: Dataset, searcher: StudySearcher) -> None:
-        self._run, self._dataset, self._searcher = run, dataset, searcher
+    def __init__(self, run: Run, dataset: Dataset, searcher: StudySearcher, mirror: Mirror) -> None:
+        self._run, self._dataset, self._searcher, self._mirror = run, dataset, searcher, mirror
         self._events: dict[int, TrialEvents] = {}
         self._last: dict[int, dict[str, Any]] = {}
         self._finish_interrupted()
@@ -78,3 +79,4 @@ class Recorder(Callback):
             complete = self._searcher.trials.all[number].state == State.DONE
             self._events.pop(number).close(last, complete=complete)
         (self._run.trial_dir(number) / CHECKPOINT).unlink(missing_ok=True)  # finished: it is not needed again
+        self._mirror.finished(number)

@@ -6,7 +6,8 @@
     confirm/        what tune.confirm found
     best/           exported configs
 
-The folder is the truth: a resumed search rebuilds all it needs from it. It may be moved; no path in it matters.
+The folder is the truth: a resumed search rebuilds all it needs from it. It may be moved; no path in it matters. With
+--storage, tune.mirror keeps a copy of it in an object store.
 """
 
 import fcntl
@@ -79,6 +80,8 @@ class Manifest:
     """0..1, for an objective that has one"""
     ranks: int = 1
     """processes that share the batches of a trial, each with `threads` CPU threads"""
+    storage: str | None = None
+    """URI of the folder in an object store in which a copy of the run folder is kept under its name"""
     version: int = MANIFEST_VERSION
 
 

@@ -1,7 +1,5 @@
 """`python -m tune.search`: search a space with Ray Tune and Optuna, resumably, into a run folder."""
 
-import logging
-import math
 import os
 import shutil
 import signal
@@ -18,10 +16,13 @@ os.environ.update(
     TUNE_GLOBAL_CHECKPOINT_S="1000000000",  # the run folder is the truth, not Ray's snapshots
     # Tune (2.60) breaks down when Ray's memory monitor kills a worker, but not when the kernel does, workers first.
     RAY_memory_monitor_refresh_ms="0",
+    # Else one worker starts at a time. The searcher itself hands out no more trials than there are slots.
+    TUNE_MAX_PENDING_TRIALS_PG="1000000",
+    # A Ray of our own listens on loopback only, as it does by default on the systems that this is named for.
+    RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
 )
 
 import ray
-import torch
 from ray import tune as ray_tune
 from rich.console import Console
 
@@ -30,7 +31,10 @@ from model.config import InputError
 from model.data import Dataset
 from model.ranks import scaling
 from tune import warm_start
+from tune.checkpoint import Checkpoints, start_keeper
+from tune.cluster import Nodes, check_address, start_ray
 from tune.limits import epoch_flops, refusal
+from tune.mirror import Mirror
 from tune.plan import Options, new_run, resumed_run
 from tune.progress import Progress, announce, extent, resume_command, summarise
 from tune.record import Recorder
@@ -46,8 +50,10 @@ def main(options: Options) -> None:
     console = Console(soft_wrap=True, highlight=False)
     if options.time_budget_s is not None and not options.time_budget_s > 0:
         raise InputError(f"--time-budget-s {options.time_budget_s}: it must be above 0")
+    if options.address is not None:
+        check_address(options.address)
     if options.resume:
-        run, dataset = resumed_run(options)
+        run, dataset = resumed_run(options, console)
     else:
         run, dataset = new_run(options, console)
     with run.lock():
@@ -57,7 +63,8 @@ def main(options: Options) -> None:
             _extend(run, options)
         announce(run, dataset, console)
         try:
-            _search(run, dataset, options, console)
+            with Mirror(run, console) as mirror:
+                _search(run, dataset, mirror, options, console)
         except KeyboardInterrupt:
             sys.stderr.write(f"\ninterrupted; every finished epoch is kept. Continue with:\n  {resume_command(run)}\n")
             sys.exit(130)
@@ -76,29 +83,39 @@ def _extend(run: Run, options: Options) -> None:
         manifest = replace(manifest, trials=options.trials)
     if options.budget is not None:
         manifest = replace(manifest, budget=options.budget)
+    if options.storage is not None:
+        manifest = replace(manifest, storage=options.storage)
     if manifest != run.manifest:
         run.write_manifest(manifest)
 
 
-def _search(run: Run, dataset: Dataset, options: Options, console: Console) -> None:
+def _search(run: Run, dataset: Dataset, mirror: Mirror, options: Options, console: Console) -> None:
     """Run the trials that are still to be run; a kill at any moment leaves a folder from which to go on."""
     manifest = run.manifest
     searcher = _searcher(run, dataset)
-    recorder = Recorder(run, dataset, searcher)
+    recorder = Recorder(run, dataset, searcher, mirror)
     if searcher.is_over():
         console.print(f"{extent(run)} {'is' if manifest.budget else 'are'} done; --trials N or --budget B adds more")
         return
     scratch = run.path / "ray"  # Ray's own state: nothing reads it again
     try:
-        searcher.slots = _start_ray(manifest, options.address, console)
+        searcher.slots = start_ray(manifest, options.address, console)
         if manifest.ranks > 1:
             _say_scaling(run, dataset, console)
         progress = Progress(run, searcher, console)
+        nodes = Nodes(manifest, searcher, console)
+        keeper = start_keeper(run.path) if options.address else None  # of a cluster's nodes some may not see the folder
+        uri = mirror.storage.uri if mirror.storage and options.address else None
+        checkpoints = Checkpoints(run.path, scratch, uri, keeper)
         with progress, CtrlC() as ctrl_c:
             # tune.run rather than Tuner: a Tuner pickles searcher and callbacks, which hold open files
             ray_tune.run(
                 ray_tune.with_parameters(
-                    Worker, dataset=dataset, run_dir=str(run.path), threads=manifest.threads, ranks=manifest.ranks
+                    Worker,
+                    dataset=dataset,
+                    checkpoints=checkpoints,
+                    threads=manifest.threads,
+                    ranks=manifest.ranks,
                 ),
                 resources_per_trial={"cpu": manifest.cpus_per_trial, "gpu": manifest.gpus_per_trial},
                 search_alg=searcher,
@@ -108,7 +125,7 @@ def _search(run: Run, dataset: Dataset, options: Options, console: Console) -> N
                 reuse_actors=True,
                 max_failures=WORKER_DEATHS,
                 raise_on_failed_trial=False,
-                callbacks=[recorder, progress, ctrl_c],
+                callbacks=[recorder, progress, nodes, ctrl_c],
                 name=scratch.name,
                 storage_path=str(run.path),
                 trial_dirname_creator=lambda trial: str(trial.config["number"]),
@@ -173,25 +190,6 @@ def _searcher(run: Run, dataset: Dataset) -> StudySearcher:
     )
 
 
-def _start_ray(manifest: Manifest, address: str | None, console: Console) -> int:
-    """Start Ray on this machine, or join the cluster at `address`; returns how many trials run at once."""
-    if not ray.is_initialized():
-        console.print("starting Ray ...")
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        if address:
-            ray.init(address=address, **quiet)
-        else:
-            ray.init(address="local", num_gpus=torch.cuda.device_count(), include_dashboard=False, **quiet)
-    slots = count_slots(ray.nodes(), manifest.cpus_per_trial, manifest.gpus_per_trial)
-    if slots == 0:
-        raise InputError(
-            f"no node of the cluster has the {manifest.cpus_per_trial:g} CPUs and {manifest.gpus_per_trial:g} GPUs "
-            f"of a trial: lower --cpus-per-trial or --gpus-per-trial in a new run"
-        )
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)  # else one worker starts at a time
-    return slots
-
-
 def _say_scaling(run: Run, dataset: Dataset, console: Console) -> None:
     """Time the ranks of a trial against one of them, on a node where trials run."""
     manifest = run.manifest
@@ -214,20 +212,6 @@ def scaling_lines(manifest: Manifest, gain: float) -> list[str]:
         better = "--gpus-per-trial 1" if manifest.gpus_per_trial else "--ranks-per-trial 1"
         lines.append(f"warning: {ranks} ranks are no faster than one; a new run with {better} has more trials at once")
     return lines
-
-
-def count_slots(nodes: list[dict[str, Any]], cpus: float, gpus: float) -> int:
-    """How many trials run at once on these Ray nodes: a trial stays on one node, a share of a GPU on one GPU."""
-    slots = 0
-    for node in nodes:
-        if node["Alive"]:
-            there = node["Resources"]
-            by_gpu: float = math.inf
-            if gpus:
-                total = int(there.get("GPU", 0))
-                by_gpu = total // int(gpus) if gpus >= 1 else total * int(1 / gpus)
-            slots += int(min(by_gpu, there.get("CPU", 0) // cpus))
-    return slots
 
 
 if __name__ == "__main__":

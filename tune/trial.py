@@ -1,14 +1,11 @@
 """One slot of the search: a Ray trainable around `model.train` that stays alive from trial to trial."""
 
-import io
 import math
 import os
 import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -20,8 +17,8 @@ from model.data import Dataset, to_device
 from model.meter import peak_memory, reset_peak_memory
 from model.ranks import RankError, Ranks
 from model.train import EpochMetrics, best_device, init_state, train
+from tune.checkpoint import Checkpoints
 
-CHECKPOINT = "checkpoint.pt"
 RANK_DEATHS = 3  # a trial that lost a rank this often is not tried again
 
 
@@ -35,14 +32,14 @@ class Worker(ray_tune.Trainable):
     """
 
     def setup(  # type: ignore[override]  # with_parameters() gives the rest
-        self, config: dict[str, Any], dataset: Dataset, run_dir: str, threads: int, ranks: int
+        self, config: dict[str, Any], dataset: Dataset, checkpoints: Checkpoints, threads: int, ranks: int
     ) -> None:
         self._dataset, self._threads, self._ranks = dataset, threads, ranks
         self._group: Ranks | None = None
         if ranks == 1:
             torch.set_num_threads(threads)
             self._data = to_device(dataset, best_device())
-        self._run_dir = Path(run_dir)
+        self._checkpoints = checkpoints
         gpus = ray.get_runtime_context().get_accelerator_ids()["GPU"]
         self._worker = {"host": platform.node(), "pid": os.getpid(), "gpus": gpus}  # which slot trained an epoch
         self.reset_config(config)
@@ -50,7 +47,7 @@ class Worker(ray_tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._config = Config.from_dict(new_config["config"])
         self._seed, self._until_epoch = new_config["seed"], new_config["until_epoch"]
-        self._folder = self._run_dir / "trials" / str(new_config["number"])
+        self._number = new_config["number"]
         self._history: list[dict[str, Any]] = []
         self._unreported: list[dict[str, Any]] = []
         self._rank_deaths = 0
@@ -79,7 +76,7 @@ class Worker(ray_tune.Trainable):
             try:
                 self._save()
             except OSError as error:  # a full disk is no fault of this trial
-                disk_error = f"{self._folder}: {error.strerror}"
+                disk_error = f"trial {self._number}'s checkpoint: {error.strerror or error}"
         done = not metrics or metrics.diverged or metrics.epoch == self._until_epoch
         if done:
             self._state_dict = self._epochs = None  # frees the net before the next trial builds its own
@@ -90,6 +87,7 @@ class Worker(ray_tune.Trainable):
             "failed": failed,
             "disk_error": disk_error,
             "done": done,
+            "node": ray.get_runtime_context().get_node_id(),
         }
 
     def _next_epoch(self) -> EpochMetrics | None:
@@ -108,9 +106,8 @@ class Worker(ray_tune.Trainable):
 
     def _start(self) -> Iterator[EpochMetrics]:
         """The trial's epochs from where its checkpoint ends, or from the beginning."""
-        saved = None
-        with suppress(FileNotFoundError):
-            saved = torch.load(self._folder / CHECKPOINT, map_location="cpu", weights_only=True)
+        saved = self._checkpoints.load(self._number)
+        if saved:
             self._history = saved["history"]
             self._unreported = list(self._history)
         if self._ranks > 1:
@@ -126,9 +123,4 @@ class Worker(ray_tune.Trainable):
 
     def _save(self) -> None:
         assert self._state_dict is not None
-        content = io.BytesIO()
-        torch.save({"state": self._state_dict(), "history": self._history}, content)
-        self._folder.mkdir(exist_ok=True)
-        temporary = self._folder / f"{CHECKPOINT}.{os.getpid()}"
-        temporary.write_bytes(content.getbuffer())
-        temporary.replace(self._folder / CHECKPOINT)  # atomic: there is always one whole checkpoint
+        self._checkpoints.save(self._number, {"state": self._state_dict(), "history": self._history})
