@@ -44,7 +44,7 @@ class Trial:
     cost: float
     """of one of its epochs, in epochs of the base"""
     pauses: list[int]
-    """epochs after which it pauses, in order; its own end is not one of them"""
+    """epochs after which it pauses, by rung; twice the same where an epoch passes two, its own end is not one of them"""
     state: State = State.RUNNING
     accs: list[float] = field(default_factory=list)
     """accuracy after each epoch, 0..1; WORST where it diverged"""
@@ -119,7 +119,7 @@ class Trials:
         """A new trial, running, under the next number."""
         epochs = epochs or self.units
         pauses = [math.ceil(rung / pace - 1e-9) for rung in self.rungs]
-        pauses = sorted({epoch for epoch in pauses if 0 < epoch < epochs})
+        pauses = [epoch for epoch in pauses if epoch < epochs]
         trial = Trial(len(self.all), params, shares, epochs, pace, cost, pauses)
         self.all.append(trial)
         self._counts[State.RUNNING] += 1
@@ -135,7 +135,7 @@ class Trials:
             trial.accs.append(WORST if epoch["diverged"] else epoch["acc"])
             trial.train_s.append(epoch.get("train_s", 0.0))
             self.spent += trial.cost
-            if trial.epoch in trial.pauses or trial.epoch == trial.epochs:
+            if trial.accs[-1] != WORST and (trial.epoch in trial.pauses or trial.epoch == trial.epochs):
                 self.observations.append((number, trial.epoch))
 
     def end_leg(self, number: int, failed: str | None = None) -> State:
