@@ -44,7 +44,7 @@ class Trial:
     cost: float
     """of one of its epochs, in epochs of the base"""
     pauses: list[int]
-    """epochs after which it pauses, by rung; twice the same where an epoch passes two, its own end is not one of them"""
+    """epochs after which it pauses, by rung, the same one twice where it passes two; its own end is not one of them"""
     state: State = State.RUNNING
     accs: list[float] = field(default_factory=list)
     """accuracy after each epoch, 0..1; WORST where it diverged"""
