@@ -80,13 +80,14 @@ class Lab:
 
     def run(self, searcher: StudySearcher, *, kill_at: int | None = None, epochs_before_kill: int = 0) -> "Lab":
         """Until the searcher has finished; or until it has handed out `kill_at` legs in all and the last of them has
-        trained so many epochs."""
+        trained so many epochs, short of its end."""
         legs: dict[str, _Leg] = {}
         while True:
             finished = self._fill(searcher, legs, kill_at)
             if kill_at is not None and len(self.suggestions) >= kill_at:
-                for _ in range(epochs_before_kill):
-                    self._train(searcher, legs, list(legs)[-1])
+                trial_id, leg = list(legs.items())[-1]
+                for _ in range(min(epochs_before_kill, leg.suggestion["until_epoch"] - leg.epoch - 1)):
+                    self._train(searcher, legs, trial_id)
                 return self
             if finished:
                 assert not legs
