@@ -4,7 +4,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 from rich.console import Console
 
@@ -14,12 +13,9 @@ from model.memory import needed_bytes
 from model.meter import flops_per_image
 from model.net import build_net
 from model.recipes import s0, s8
-from search_spaces.space import Choice, IntUniform, SearchSpace
 from tune import limits
 from tune.limits import parse_limits, refusal
 from tune.plan import new_run
-from tune.scheduler import Rungs
-from tune.searcher import OptunaSearcher
 
 OPEN = {"params": 1e12, "train_flops": 1e30, "memory_bytes": 1e15}
 
@@ -131,18 +127,3 @@ def test_a_run_that_can_not_begin(tmp_path: Path, limit: str, facts: list[str]) 
         new_run(options(tmp_path, limit=((limit,),)), Console(quiet=True))
     assert all(fact in str(caught.value) for fact in facts) and "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
-
-
-def test_refused_configs_are_not_proposed(tmp_path: Path) -> None:
-    space = SearchSpace(Config(width=2), {"width": IntUniform(1, 8), "flip": Choice((True, False))})
-    search = OptunaSearcher(
-        optuna.create_study(direction="maximize"),
-        space,
-        Rungs(24, 3, 3),
-        sampler="random",
-        seed=0,
-        slots=20,
-        refused=lambda config: "too wide" if config.width > 4 else None,
-    )
-    suggestions = [search.suggest(str(index)) for index in range(20)]
-    assert {suggestion["config"]["width"] for suggestion in suggestions if suggestion} == {1, 2, 3, 4}

@@ -1,4 +1,4 @@
-"""What the searcher proposes and what the study holds, driven as Ray drives it, without Ray."""
+"""The searcher's own matters: budget, restarts, what the study holds, objectives; driven as Ray drives it."""
 
 import math
 from pathlib import Path
@@ -6,211 +6,216 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.samplers import RandomSampler
+from driver import EPOCHS, SPACE, Lab, new_study, searcher_of, smooth
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from model.config import Config
 from search_spaces.space import Choice, IntUniform, LogUniform, SearchSpace, Uniform
-from tune.scheduler import Rungs
-from tune.searcher import SAMPLERS, OptunaSearcher
-
-SPACE = SearchSpace(
-    Config(epochs=9, lr_scale=1.0),
-    {
-        "lr_scale": LogUniform(1 / 8, 16),
-        "warmup_frac": Uniform(0.05, 0.5),
-        "cutout_px": IntUniform(0, 12),
-        "flip": Choice((True, False)),
-    },
-)
+from tune.objective import Objective
+from tune.samplers import SAMPLERS
+from tune.searcher import MODEL
+from tune.trials import State
 
 
 def open_study(path: Path) -> optuna.Study:
     storage = JournalStorage(JournalFileBackend(str(path / "journal.log")))
-    return optuna.create_study(
-        study_name="search", storage=storage, direction="maximize", load_if_exists=True, sampler=RandomSampler()
+    return optuna.create_study(study_name="search", storage=storage, direction="maximize", load_if_exists=True)
+
+
+def epoch(number: int, acc: float) -> dict[str, Any]:
+    return {"epoch": number, "acc": acc, "diverged": math.isnan(acc), "ended_s": float(number)}
+
+
+def test_states_in_the_study(tmp_path: Path) -> None:
+    """Full length is COMPLETE; what waits is RUNNING until the search is over, then PRUNED; diverged, failed and lost
+    ones are FAIL with a reason."""
+    search = searcher_of(open_study(tmp_path), scheduler="asha", sampler="random", slots=9, most_trials=5)
+    for index in range(5):
+        assert search.suggest(str(index))["until_epoch"] == 1
+    for index in (0, 1):
+        search.on_trial_complete(str(index), {"new_epochs": [epoch(1, 0.5 - index / 10)], "failed": None})
+    search.on_trial_complete("2", {"new_epochs": [epoch(1, math.nan)], "failed": None})
+    search.on_trial_complete("3", {"new_epochs": [], "failed": "RuntimeError: out of memory"})
+    search.on_trial_complete("4", error=True)
+    study = open_study(tmp_path)
+    assert [trial.state for trial in study.trials] == [TrialState.RUNNING] * 2 + [TrialState.FAIL] * 3
+    assert sorted(search.settled) == [2, 3, 4]
+    reasons = [trial.user_attrs.get("reason") for trial in study.trials]
+    assert reasons == [
+        *[None] * 2,
+        "diverged at epoch 1",
+        "RuntimeError: out of memory",
+        "its worker process died, several times",
+    ]
+    leg = search.suggest("5")  # of five, one goes on: the best
+    assert (leg["number"], leg["until_epoch"]) == (0, 3)
+    assert search.suggest("6") is None
+    search.on_trial_result("5", {"new_epochs": [epoch(1, 0.5), epoch(2, 0.6)], "failed": None})
+    search.on_trial_complete("5", {"new_epochs": [epoch(3, 0.7)], "failed": None})
+    assert not search.is_over()
+    leg = search.suggest("7")  # the best of four there, since the failed ones count
+    assert (leg["number"], leg["until_epoch"]) == (0, 9)
+    search.on_trial_complete("7", {"new_epochs": [epoch(number, 0.8) for number in range(4, 10)], "failed": None})
+    assert open_study(tmp_path).trials[1].state == TrialState.RUNNING
+    assert search.suggest("8") == "FINISHED" and search.is_over()
+    trials = open_study(tmp_path).trials
+    assert trials[0].state == TrialState.COMPLETE and trials[0].value == 0.8
+    assert trials[0].intermediate_values == {1: 0.5, 2: 0.6, 3: 0.7} | dict.fromkeys(range(4, 10), 0.8)
+    assert trials[1].state == TrialState.PRUNED and trials[1].intermediate_values == {1: 0.4}
+
+
+@pytest.mark.parametrize("sampler", [MODEL, *SAMPLERS])
+@pytest.mark.parametrize("slots", [1, 3])
+def test_no_leg_begins_beyond_the_budget(sampler: str, slots: int) -> None:
+    lab, study = Lab(), new_study()
+    search = searcher_of(study, sampler=sampler, slots=slots, budget=30.0)
+    suggest = search.suggest
+
+    def checked(trial_id: str) -> Any:
+        under_way = sum(trial.next_stop - trial.epoch for trial in search.trials.in_state(State.RUNNING))
+        before = search.trials.spent + under_way
+        leg = suggest(trial_id)
+        assert not isinstance(leg, dict) or before < 30
+        return leg
+
+    search.suggest = checked  # type: ignore[method-assign]
+    lab.run(search)
+    spent = sum(map(len, lab.history.values()))
+    assert search.trials.spent == spent and 30 <= spent < 30 + EPOCHS - 3
+    assert search.is_over() and all(trial.state.is_finished() for trial in study.trials)
+
+
+def test_a_budget_is_in_epochs_of_the_base() -> None:
+    """Without rungs, at twice the base's cost per epoch: 18 of each training; 18, 36, 54 after the third."""
+    search = searcher_of(new_study(), sampler="random", scheduler="none", budget=37.0, cost=lambda config: 2.0)
+    lab = Lab().run(search)
+    assert len(lab.history) == 3 and search.trials.spent == 54 and search.budget == 37
+
+
+def test_a_budget_and_a_number_of_trials_both_hold() -> None:
+    few = Lab().run(searcher_of(new_study(), sampler="random", scheduler="none", budget=1000.0, most_trials=3))
+    assert len(few.history) == 3
+    short = Lab().run(searcher_of(new_study(), sampler="random", scheduler="none", budget=10.0, most_trials=30))
+    assert len(short.history) == 2
+
+
+def test_without_a_budget_the_model_trains_about_as_much_as_asha_would() -> None:
+    """12 trials, rungs at 1 and 3 of 9 epochs: 12 + 4 x 2 + 4/3 x 6 epochs, and at most one leg more."""
+    search = searcher_of(new_study(), most_trials=12)
+    lab = Lab().run(search)
+    assert search.budget == pytest.approx(28)
+    assert len(lab.history) == 12 and 28 <= search.trials.spent < 28 + 6
+
+
+def test_more_trials_or_budget_go_on_where_a_search_ended() -> None:
+    study, lab = new_study(), Lab()
+    lab.run(searcher_of(study, most_trials=6))
+    before = {number: list(epochs) for number, epochs in lab.history.items()}
+    again = searcher_of(study, most_trials=6, metrics=lab.metrics)
+    assert again.is_over() and again.suggest("x") == "FINISHED"
+    more = searcher_of(study, most_trials=9, metrics=lab.metrics)
+    assert not more.is_over()
+    lab.run(more)
+    assert len(study.trials) == 9 and {number: lab.history[number] for number in before} == before
+    assert all(trial.state.is_finished() for trial in study.trials)
+
+
+def test_what_is_on_record_but_not_in_the_study_is_told_to_it(tmp_path: Path) -> None:
+    """Killed between writing the epochs down and telling the study, for an end, a rung and a divergence."""
+    study = open_study(tmp_path)
+    search = searcher_of(study, sampler="random", slots=4)
+    for index in range(4):
+        search.suggest(str(index))
+    record = {
+        0: [epoch(number, number / 10) for number in range(1, 10)],
+        1: [epoch(1, 0.3)],
+        2: [epoch(1, 0.4), epoch(2, math.nan)],
+        3: [],
+    }
+    search = searcher_of(open_study(tmp_path), sampler="random", slots=4, metrics=lambda number: record[number])
+    trials = open_study(tmp_path).trials
+    assert [trial.state for trial in trials[:3]] == [TrialState.COMPLETE, TrialState.RUNNING, TrialState.FAIL]
+    assert trials[0].value == 0.9 and trials[0].intermediate_values == {n: n / 10 for n in range(1, 10)}
+    assert trials[1].intermediate_values == {1: 0.3} and trials[2].intermediate_values == {1: 0.4}
+    assert search.suggest("next")["number"] == 3  # what never began
+
+
+def test_params_come_back_from_the_journal_as_they_were(tmp_path: Path) -> None:
+    space = SearchSpace(
+        Config(epochs=EPOCHS),
+        {
+            "lr_scale": LogUniform(1 / 8, 16),
+            "cutout_px": IntUniform(0, 12),
+            "flip": Choice((True, False)),
+            "solver": Choice(("sgd", "adam")),
+            "momentum": Uniform(0.5, 0.95, only_if={"solver": ("sgd",)}),
+        },
     )
+    lab = Lab(lambda params, epoch: 0.5)
+    lab.run(searcher_of(open_study(tmp_path), space, sampler="random", most_trials=12))
+    made = {leg["number"]: leg["params"] for leg in lab.suggestions}
+    again = searcher_of(open_study(tmp_path), space, sampler="random", most_trials=12, metrics=lab.metrics)
+    for trial in again.trials.all:
+        assert trial.params == made[trial.number]
+        assert {name: type(value) for name, value in trial.params.items()} == {
+            name: type(value) for name, value in made[trial.number].items()
+        }
+        assert trial.accs == [0.5] * len(lab.metrics(trial.number))
+    for number, params in made.items():
+        assert open_study(tmp_path).trials[number].params == params
 
 
-def searcher(
-    path: Path, *, sampler: str = "tpe", seed: int = 0, slots: int = 2, space: SearchSpace = SPACE
-) -> OptunaSearcher:
-    return OptunaSearcher(open_study(path), space, Rungs(9, 3, 3), sampler=sampler, seed=seed, slots=slots)
-
-
-def acc(params: dict[str, Any]) -> float:
-    """Best at lr_scale 4, where it is 0.9."""
-    return 0.9 - 0.1 * abs(math.log2(params["lr_scale"] / 4)) - 0.01 * params["cutout_px"] / 12
-
-
-def finish(search: OptunaSearcher, trial_id: str, suggestion: dict[str, Any], *, epoch: int = 9, **given: Any) -> None:
-    entry = {"epoch": epoch, "acc": acc(suggestion["params"]), "diverged": False, **given}
-    search._rungs.record(suggestion["number"], [entry])
-    search.on_trial_complete(trial_id, {"new_epochs": [entry], "failed": None})
-
-
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_proposals_lie_in_the_space_and_begin_with_the_base(tmp_path: Path, sampler: str) -> None:
-    search = searcher(tmp_path, sampler=sampler, slots=1)
-    seen = []
-    for index in range(14):
-        suggestion = search.suggest(str(index))
-        assert suggestion is not None and suggestion["number"] == index
-        params = suggestion["params"]
-        assert all(domain.contains(params[name]) for name, domain in SPACE.domains.items())
-        assert type(params["cutout_px"]) is int and type(params["flip"]) is bool
-        assert Config.from_dict(suggestion["config"]) == SPACE.config(params)
-        seen.append(params)
-        finish(search, str(index), suggestion)
-    assert seen[0] == SPACE.params_of(SPACE.base)
-    assert len({tuple(params.values()) for params in seen}) == 14
-
-
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_values_that_make_no_sense_together_are_not_proposed(tmp_path: Path, sampler: str) -> None:
-    """Ghosts of 32 divide batches of 64, not of 48; a resumed search goes on in the same sequence."""
-    base = Config(epochs=9, batch_size=64)
-    domains = {"batch_size": Choice((48, 64)), "ghost_batch": Choice((0, 32)), "lr_scale": LogUniform(1 / 8, 16)}
-    space = SearchSpace(base, domains)
-    seen = []
-    for part in range(2):
-        search = searcher(tmp_path, sampler=sampler, slots=1, space=space)
-        for index in range(part * 10, part * 10 + 10):
-            suggestion = search.suggest(str(index))
-            assert suggestion is not None and suggestion["number"] == index
-            seen.append((suggestion["params"]["batch_size"], suggestion["params"]["ghost_batch"]))
-            search._rungs.record(index, [{"epoch": 9, "acc": 0.5, "diverged": False}])
-            search.on_trial_complete(
-                str(index), {"new_epochs": [{"epoch": 9, "acc": 0.5, "diverged": False}], "failed": None}
-            )
-    assert set(seen) == {(48, 0), (64, 0), (64, 32)}
-
-
-def test_a_knob_without_effect_in_a_trial_stays_at_its_default_there(tmp_path: Path) -> None:
+def test_a_knob_without_effect_in_a_trial_stays_at_its_default_there() -> None:
     """Momentum belongs to sgd: an adam trial has the default one, whatever was drawn for it."""
-    space = SearchSpace(Config(), {"solver": Choice(("sgd", "adam")), "momentum": Uniform(0.5, 0.95)})
-    search = searcher(tmp_path, sampler="random", slots=40, space=space)
-    configs = [search.suggest(str(index))["config"] for index in range(40)]  # type: ignore[index]
+    space = SearchSpace(Config(epochs=EPOCHS), {"solver": Choice(("sgd", "adam")), "momentum": Uniform(0.5, 0.95)})
+    search = searcher_of(new_study(), space, sampler="random", slots=40, most_trials=40)
+    configs = [search.suggest(str(index))["config"] for index in range(40)]
     assert {config["momentum"] for config in configs if config["solver"] == "adam"} == {Config().momentum}
     assert len({config["momentum"] for config in configs if config["solver"] == "sgd"}) > 5
 
 
-def test_no_more_trials_are_under_way_than_slots(tmp_path: Path) -> None:
-    search = searcher(tmp_path, slots=2)
-    first, second = search.suggest("a"), search.suggest("b")
-    assert first and second and search.suggest("c") is None
-    finish(search, "a", first)
-    assert search.suggest("c") is not None
+def test_a_leg_that_ray_cuts_off_is_proposed_again() -> None:
+    """At the end of --time-budget-s Ray completes all that runs, between rungs."""
+    search = searcher_of(new_study(), scheduler="none", sampler="random")
+    first = search.suggest("a")
+    search.on_trial_result("a", {"new_epochs": [epoch(1, 0.1)], "failed": None})
+    search.on_trial_complete("a", {"new_epochs": [epoch(1, 0.1)], "failed": None})
+    assert search.suggest("b") == first and not search.is_over()
 
 
-def test_states_in_the_study(tmp_path: Path) -> None:
-    """Full length is COMPLETE, stopped at a rung PRUNED, diverged and failed FAIL with a reason; none stays RUNNING."""
-    search = searcher(tmp_path, slots=9)
-    suggestions = [search.suggest(str(index)) for index in range(6)]
-    for index, value in enumerate([0.9, 0.8, 0.1]):
-        entry = {"epoch": 3, "acc": value, "diverged": False}
-        search._rungs.record(index, [entry])
-        if index < 2:
-            search.on_trial_result(str(index), {"new_epochs": [entry]})
-    search.on_trial_complete("2", {"new_epochs": [entry], "failed": None})
-    finish(search, "0", suggestions[0], acc=0.95)
-    finish(search, "3", suggestions[3], epoch=1, diverged=True, acc=0.1)
-    search.on_trial_complete("4", {"new_epochs": [], "failed": "RuntimeError: out of memory"})
-    search.on_trial_complete("5", error=True)
-    trials = open_study(tmp_path).trials
-    assert [trial.state for trial in trials] == [
-        TrialState.COMPLETE,
-        TrialState.RUNNING,
-        TrialState.PRUNED,
-        TrialState.FAIL,
-        TrialState.FAIL,
-        TrialState.FAIL,
-    ]
-    assert trials[0].intermediate_values == {3: 0.9, 9: 0.95}
-    assert trials[2].intermediate_values == {3: 0.1}  # with the report at which it was stopped
-    assert trials[0].value == 0.95
-    assert trials[3].user_attrs["reason"] == "diverged at epoch 1"
-    assert trials[4].user_attrs["reason"] == "RuntimeError: out of memory"
+def test_trials_of_searched_length_pause_at_equal_shares_and_all_end() -> None:
+    """A third of the training is a rung: 9 epochs pause at 1 and 3, 27 at 3 and 9."""
+    space = SearchSpace(Config(epochs=EPOCHS), {"epochs": Choice((EPOCHS, 27)), "lr_scale": LogUniform(1 / 8, 16)})
+    lab, study = Lab(lambda params, epoch: 0.9 * epoch / params["epochs"]), new_study()
+    lab.run(searcher_of(study, space, sampler="random", most_trials=12))
+    stops = {epochs: set() for epochs in (9, 27)}  # type: ignore[var-annotated]
+    for leg in lab.suggestions:
+        stops[leg["params"]["epochs"]].add(leg["until_epoch"])
+    assert stops[9] <= {1, 3, 9} and stops[27] <= {3, 9, 27} and stops[9] | stops[27] >= {1, 3, 9}
+    assert all(trial.state.is_finished() for trial in study.trials)
 
 
-def test_a_resumed_search_finishes_what_was_under_way_and_then_proposes_as_if_nothing_had_happened(
-    tmp_path: Path,
-) -> None:
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    proposals = {}
-    for folder in (whole, cut):
-        folder.mkdir()
-        search = searcher(folder, slots=1)
-        for index in range(12):
-            if folder == cut and index == 9:
-                abandoned = search.suggest("killed")
-                search = _restarted(folder)
-                suggestion = search.suggest("9")
-                assert suggestion == abandoned
-            else:
-                suggestion = search.suggest(str(index))
-            assert suggestion is not None
-            proposals[folder, index] = suggestion
-            finish(search, str(index), suggestion)
-    assert [proposals[whole, index] for index in range(12)] == [proposals[cut, index] for index in range(12)]
+def test_the_score_of_an_objective_is_what_the_study_holds() -> None:
+    """Reached 0.6 in its sixth epoch at cost 2: 1 + 9 / (9 + 12)."""
+    study = new_study()
+    objective = Objective("flops-to-target", 0.6)
+    search = searcher_of(
+        study, sampler="random", scheduler="none", most_trials=1, objective=objective, cost=lambda config: 2.0
+    )
+    Lab(lambda params, number: number / 10).run(search)
+    assert study.trials[0].value == pytest.approx(1 + 9 / 21)
+    incumbent = search.incumbent()
+    assert incumbent is not None and incumbent.number == 0
 
 
-def _restarted(folder: Path) -> OptunaSearcher:
-    search = searcher(folder, slots=1)
-    for trial in search._study.trials:
-        epochs = [{"epoch": e, "acc": value, "diverged": False} for e, value in trial.intermediate_values.items()]
-        search._rungs.record(trial.number, epochs)
-    return search
-
-
-def test_seeds_of_trials_differ_and_follow_from_the_search_seed(tmp_path: Path) -> None:
-    seeds = {}
-    for seed in (0, 1):
-        for copy in ("a", "b"):
-            folder = tmp_path / f"{seed}{copy}"
-            folder.mkdir()
-            search = searcher(folder, seed=seed, slots=5)
-            seeds[seed, copy] = [search.suggest(str(index))["seed"] for index in range(5)]
-    assert seeds[0, "a"] == seeds[0, "b"] != seeds[1, "a"]
-    assert len({*seeds[0, "a"], *seeds[1, "a"]}) == 10
-
-
-def test_the_model_learns_where_the_best_values_lie(tmp_path: Path) -> None:
-    """A full-length search of a smooth surface ends up nearer to its best point (4.0) than random draws do."""
-    distances = {}
-    for sampler in ("tpe", "random"):
-        folder = tmp_path / sampler
-        folder.mkdir()
-        search = searcher(folder, sampler=sampler, slots=1)
-        late = []
-        for index in range(40):
-            suggestion = search.suggest(str(index))
-            assert suggestion is not None
-            finish(search, str(index), suggestion)
-            if index >= 20:
-                late.append(abs(math.log2(suggestion["params"]["lr_scale"] / 4)))
-        distances[sampler] = sorted(late)[len(late) // 2]
-    assert distances["tpe"] < distances["random"]
-
-
-def test_a_value_of_an_early_rung_is_never_compared_with_a_final_one(tmp_path: Path) -> None:
-    search = searcher(tmp_path, slots=30)
-    for index in range(20):
-        suggestion = search.suggest(str(index))
-        assert suggestion is not None
-        epoch = 9 if index < 8 else 3
-        finish(search, str(index), suggestion, epoch=epoch)
-    values = search._comparable_values()
-    assert set(values) == set(range(8))
-
-
-def test_a_diverged_trial_counts_as_the_worst_of_those_compared(tmp_path: Path) -> None:
-    search = searcher(tmp_path, slots=30)
-    for index in range(10):
-        suggestion = search.suggest(str(index))
-        assert suggestion is not None
-        finish(search, str(index), suggestion, **({"diverged": True, "epoch": 1} if index == 4 else {}))
-    values = search._comparable_values()
-    assert values[4] == min(values.values()) > 0
+def test_the_incumbent_is_the_best_finished_trial() -> None:
+    search = searcher_of(new_study(), sampler="random", scheduler="none", most_trials=6)
+    assert search.incumbent() is None
+    lab = Lab().run(search)
+    best = max(lab.history, key=lambda number: lab.history[number][-1]["acc"])
+    incumbent = search.incumbent()
+    assert incumbent is not None and incumbent.number == best
+    assert incumbent.accs[-1] == max(smooth(leg["params"], EPOCHS) for leg in lab.suggestions)
+    assert set(incumbent.params) == set(SPACE.domains)

@@ -22,7 +22,9 @@ def accuracy(points: list[dict[str, Any]], epochs: list[int]) -> np.ndarray:
 
 
 BASE = from_unit(DOMAINS, np.zeros(3))
-TASK = Task("toy", PlainSpace(Point(epochs=EPOCHS, **BASE), DOMAINS), EPOCHS, accuracy, 0.004, 0.002, known_base=False)
+TASK = Task(
+    "toy", PlainSpace(Point(epochs=EPOCHS, **BASE), DOMAINS), EPOCHS, accuracy, 0.004, 0.002, 1, known_base=False
+)
 
 
 class Script(Searcher):

@@ -26,6 +26,7 @@ from tune.trials import WORST, State, Trials
 
 Params = dict[str, Any]
 ATTEMPTS = 1000  # at a proposal that is new and allowed
+ASKS = 20  # of TPE for one trial, each some milliseconds; in a space of few points draws find a new one sooner
 RANDOM_SHARE = 1 / 3  # of TPE's proposals, so that it can't fixate on its first survivors (as in BOHB)
 GRID_LEVELS = 5  # of a number, its ends included
 LARGEST_GRID = 100_000
@@ -45,15 +46,19 @@ class Question:
         """A generator for the purpose that `path` names."""
         return np.random.default_rng((self.seed, *path))
 
-    def first(self, proposals: Iterable[Params]) -> Params:
+    def first(self, proposals: Iterable[Params], tried: Callable[[Params], bool] | None = None) -> Params:
         """The first of ATTEMPTS proposals that is allowed and was not tried yet; one that was, if there is no other.
+
+        Args:
+            tried: what counts as tried; by default, what a trial has.
 
         Raises:
             InputError: none is allowed.
         """
         known = None
+        tried = tried or self.trials.tried
         for params in itertools.islice(proposals, ATTEMPTS):
-            new = not self.trials.tried(params)
+            new = not tried(params)
             if (new or known is None) and self.allowed(params):
                 if new:
                     return params
@@ -79,15 +84,19 @@ def _draws(question: Question, rng: np.random.Generator) -> Iterable[Params]:
 
 
 def quasi_random(question: Question) -> Propose:
-    """One scrambled Sobol sequence without its impossible points; trial `number` has the one of that index."""
-    sequence = qmc.Sobol(len(question.space.domains), rng=question.rng())
+    """One scrambled Sobol sequence without its impossible points, the bases, and what it had before: its next point for
+    each trial after the bases, whatever was tried when it is asked for."""
+    space = question.space
+    sequence = qmc.Sobol(len(space.domains), rng=question.rng())
     points: list[Params] = []
+    bases = [space.params_of(base) for base in space.bases]
     drawn: Iterable[Array] = (point for _ in itertools.count() for point in sequence.random(1))
 
     def propose(number: int) -> Params:
-        while len(points) <= number:
-            points.append(question.first(params_at(question.space, point) for point in drawn))
-        return points[number]
+        while len(points) <= number - len(bases):
+            proposals = (params_at(space, point) for point in drawn)
+            points.append(question.first(proposals, lambda params: params in bases or params in points))
+        return points[number - len(bases)]
 
     return propose
 
@@ -159,9 +168,10 @@ def tpe(question: Question) -> Propose:
                 study.add_trial(create_trial(value=values[trial.number], **known))
             elif trial.state == State.RUNNING:
                 study.add_trial(create_trial(state=TrialState.RUNNING, **known))
-        while True:
+        for _ in range(ASKS):
             params = study.ask(distributions).params
             yield {name: params[name] for name in space.active(params)}
+        yield from _draws(question, rng)
 
     return lambda number: question.first(proposals(number))
 

@@ -44,7 +44,9 @@ class Trial:
     cost: float
     """of one of its epochs, in epochs of the base"""
     pauses: list[int]
-    """epochs after which it pauses, in order; its own end is not one of them"""
+    """epochs at which it reaches each rung, the same one twice where it passes two; its own end is not one of them"""
+    pausing: bool = True
+    """whether it pauses there, or trains to its end at once"""
     state: State = State.RUNNING
     accs: list[float] = field(default_factory=list)
     """accuracy after each epoch, 0..1; WORST where it diverged"""
@@ -76,7 +78,7 @@ class Trial:
     @property
     def next_stop(self) -> int:
         """the epoch until which it trains next"""
-        return next((epoch for epoch in self.pauses if epoch > self.epoch), self.epochs)
+        return next((epoch for epoch in self.pauses if self.pausing and epoch > self.epoch), self.epochs)
 
 
 class Trials:
@@ -120,8 +122,8 @@ class Trials:
         """A new trial, running, under the next number; without `pausing` it trains to its end at once."""
         epochs = epochs or self.units
         pauses = [math.ceil(rung / pace - 1e-9) for rung in self.rungs]
-        pauses = sorted({epoch for epoch in pauses if pausing and 0 < epoch < epochs})
-        trial = Trial(len(self.all), params, shares, epochs, pace, cost, pauses)
+        pauses = [epoch for epoch in pauses if epoch < epochs]
+        trial = Trial(len(self.all), params, shares, epochs, pace, cost, pauses, pausing)
         self.all.append(trial)
         self._counts[State.RUNNING] += 1
         self._tried.add(frozenset(params.items()))
@@ -136,7 +138,7 @@ class Trials:
             trial.accs.append(WORST if epoch["diverged"] else epoch["acc"])
             trial.train_s.append(epoch.get("train_s", 0.0))
             self.spent += trial.cost
-            if trial.epoch in trial.pauses or trial.epoch == trial.epochs:
+            if trial.accs[-1] != WORST and (trial.epoch in trial.pauses or trial.epoch == trial.epochs):
                 self.observations.append((number, trial.epoch))
 
     def end_leg(self, number: int, failed: str | None = None) -> State:
@@ -147,7 +149,7 @@ class Trials:
             self.move(trial, State.FAILED)
         elif trial.epoch == trial.epochs:
             self.move(trial, State.DONE)
-        elif trial.epoch in trial.pauses:
+        elif trial.pausing and trial.epoch in trial.pauses:
             self.move(trial, State.PAUSED)
         return trial.state
 
