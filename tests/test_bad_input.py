@@ -97,6 +97,12 @@ SEARCH = ("--space", "lr_regimes", "--data", "digits")
         ((*SEARCH, "--cpus-per-trial", 0), ["--cpus-per-trial 0", "above 0"]),
         ((*SEARCH, "--cpus-per-trial", "nan"), ["--cpus-per-trial nan", "above 0"]),
         ((*SEARCH, "--seed", -1), ["--seed -1", "0 or more"]),
+        ((*SEARCH, "--budget", 0), ["--budget 0.0", "above 0"]),
+        ((*SEARCH, "--budget", "nan"), ["--budget nan", "above 0"]),
+        ((*SEARCH, "--objective", "flops-to-target"), ["--objective flops-to-target needs --target-acc", "0.94"]),
+        ((*SEARCH, "--target-acc", 0.9), ["--objective accuracy has no --target-acc"]),
+        ((*SEARCH, "--objective", "time-to-target", "--target-acc", 94), ["--target-acc 94", "at most 1"]),
+        ((*SEARCH, "--objective", "speed"), ["--objective", "speed", "pareto"]),
         ((*SEARCH, "--time-budget-s", 0), ["--time-budget-s 0", "above 0"]),
         ((*SEARCH, "--sampler", "bayes"), ["--sampler", "bayes", "tpe"]),
         ((*SEARCH, "--name", "a/b"), ["--name 'a/b'", "path parts"]),
@@ -266,6 +272,7 @@ def test_another_data_set(refused: Refused, run_copy: Path, command: ModuleType)
 
 def test_resume_with_fewer_trials_or_other_settings(refused: Refused, run_copy: Path) -> None:
     assert "has started 2" in refused(tune.search, "--resume", "done", "--trials", 1)
+    assert "--sampler can't change on --resume" in refused(tune.search, "--resume", "done", "--sampler", "qmc")
     assert "--epochs can't change on --resume" in refused(tune.search, "--resume", "done", "--epochs", 3)
     assert "--set can't change on --resume" in refused(tune.search, "--resume", "done", "--set", "width=3")
 

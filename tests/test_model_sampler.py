@@ -1,18 +1,17 @@
 """What the sampler gp is for, measured on surfaces whose best point is known; every search repeats exactly."""
 
 import math
+from functools import cache
 from typing import Any
 
 import numpy as np
-import pytest
 from driver import EPOCHS, SPACE, Lab, new_study, searcher_of, smooth, value_near
 
-from model.config import Config
 from search_spaces.space import IntUniform, LogUniform, SearchSpace, Uniform
 from tune.cube import params_at, shares_of
 from tune.model_sampler import Earlier
 
-SEEDS = range(5)
+SEEDS = range(4)
 
 
 def regret(
@@ -25,16 +24,21 @@ def regret(
     return 0.9 - (incumbent.accs[-1] if incumbent else 0.0)
 
 
+@cache
+def plain() -> list[float]:
+    return [regret(seed=seed) for seed in SEEDS]
+
+
 def test_it_beats_random_search_at_equal_budget() -> None:
-    model, random = ([regret(seed=seed, sampler=sampler) for seed in SEEDS] for sampler in ("gp", "random"))
-    assert sum(a < b for a, b in zip(model, random, strict=True)) >= 4
+    model, random = plain(), [regret(seed=seed, sampler="random") for seed in SEEDS]
+    assert sum(a < b for a, b in zip(model, random, strict=True)) >= 3
     assert np.mean(model) < 0.6 * np.mean(random)
 
 
 def test_early_values_help() -> None:
     """With rungs the same budget pays for more configs than without, and finds better ones."""
-    with_rungs, without = ([regret(seed=seed, scheduler=name) for seed in SEEDS] for name in ("asha", "none"))
-    assert np.mean(with_rungs) < np.mean(without)
+    without = [regret(seed=seed, scheduler="none") for seed in SEEDS]
+    assert np.mean(plain()) < np.mean(without)
 
 
 def prior_space(lr_scale: float, warmup_frac: float, cutout_px: int) -> SearchSpace:
@@ -48,19 +52,24 @@ def prior_space(lr_scale: float, warmup_frac: float, cutout_px: int) -> SearchSp
     )
 
 
+@cache
+def plain_gaps() -> Any:
+    return gaps()
+
+
 def gaps(space: SearchSpace = SPACE, **given: Any) -> Any:
     """How far the full training of each trial of a search would fall short of 0.9, in order; the mean of some seeds."""
     searches = []
     for seed in SEEDS:
         study = new_study()
-        Lab().run(searcher_of(study, space, seed=seed, slots=2, most_trials=24, **given))
+        Lab().run(searcher_of(study, space, seed=seed, slots=2, most_trials=20, **given))
         searches.append([0.9 - smooth(trial.params, EPOCHS) for trial in study.trials])
     return np.mean(searches, axis=0)
 
 
 def test_a_right_prior_speeds_up_and_a_wrong_one_is_overcome() -> None:
     """The best point is at shares 0.8, 0.3, 0.5. The first five trials don't ask the model."""
-    none, right, wrong = gaps(), gaps(prior_space(6.06, 0.185, 6)), gaps(prior_space(0.2, 0.45, 11))
+    none, right, wrong = plain_gaps(), gaps(prior_space(6.06, 0.185, 6)), gaps(prior_space(0.2, 0.45, 11))
     assert right[5:10].mean() < 0.8 * none[5:10].mean()
     assert wrong[16:].mean() < none[16:].mean() + 0.02
 
@@ -90,6 +99,6 @@ def test_an_earlier_search_of_the_same_surface_helps() -> None:
         observations(smooth, 40),
         observations(value_near({"lr_scale": 0.1, "warmup_frac": 0.9, "cutout_px": 0.1}), 40),
     )
-    none, helped, misled = gaps(), gaps(earlier=[same]), gaps(earlier=[other])
+    none, helped, misled = plain_gaps(), gaps(earlier=[same]), gaps(earlier=[other])
     assert helped[1:10].mean() < 0.6 * none[1:10].mean()
     assert misled.mean() < none.mean() + 0.03
