@@ -138,7 +138,7 @@ class PlainSpace:
 
     @property
     def bases(self) -> tuple[Point, ...]:
-        return ()  # nothing is known to be good
+        return (self.base,)
 
     def active(self, params: dict[str, Any]) -> tuple[str, ...]:
         return tuple(self.domains)

@@ -131,13 +131,13 @@ class GaussianProcess:
         dims, data = x.shape[1], self._data
         v1, v2, ell, vb, tau2, _ = np.exp(self.theta[dims:])
         rbf = np.exp(-(((s[:, None] - data.s) / ell) ** 2) / 2)
-        result: Array = self.correlation(x, data.x) * (v1 + v2 * rbf) + vb * rbf + tau2 * (trial[:, None] == data.trial)
-        return result
-
-    def correlation(self, x: Array, other: Array) -> Array:
-        """How alike configs are, [n, d] and [m, d], in 0..1: M of the formula, [n, m]."""
         lengths = np.exp(self.theta[: x.shape[1]])
-        return _matern(cdist(x / lengths, other / lengths))
+        result: Array = (
+            _matern(cdist(x / lengths, data.x / lengths)) * (v1 + v2 * rbf)
+            + vb * rbf
+            + tau2 * (trial[:, None] == data.trial)
+        )
+        return result
 
     def mean(self, x: Array, trial: Ints) -> Array:
         """Expected final value of configs x, [n, d], of these trials or NO_TRIAL."""

@@ -5,7 +5,7 @@ its best point is taken: a new config, which trains to its first rung, or a paus
 Drawing at random what is uncertain keeps parallel decisions apart. Every GUARD-th decision takes up the paused trial
 of the highest rung with the best mean instead, else too few trials would ever come to their end.
 
-Failed trials are infeasible, no numbers: a new config is dropped with the chance that the failures near it suggest.
+Failed trials are infeasible, no numbers: a new config that is likely to fail is not tried.
 """
 
 import math
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from sklearn.ensemble import ExtraTreesClassifier
 
 from search_spaces.space import Choice
 from tune.cube import features, params_at, shares_of, width
@@ -31,6 +32,7 @@ BEST = 10  # trials whose neighbourhood is searched
 NEAR_SD, CLOSE_SD = 0.1, 0.05  # of steps in shares, to the candidates near trials and around the best candidate
 MOVED = 0.5  # chance of each parameter to be moved in such a step
 SPREAD_FLOOR = 0.005  # accuracy; differences below are noise
+TREES, RISK = 30, 0.3  # that learn which configs fail, and the chance of failing above which none is tried
 PRIOR_SD, PRIOR_WEIGHT = 0.2, 1.0  # of a declared prior centre, in shares; its pull is that of so many trials
 
 
@@ -196,13 +198,15 @@ class ModelSampler:
         return fit_log_cost(self._points_of(known), np.log(costs))(points)
 
     def _fails(self, points: Array, rng: np.random.Generator) -> Any:
-        """Whether a training at each point would fail, drawn with the share of failures among its neighbours."""
+        """Whether a training at each point is likely to fail, as trees learn it from the trials so far. They find the
+        one parameter that failures hang on; the process, whose length scales are those of accuracy, doesn't."""
         tried = [trial for trial in self._trials.all if trial.state != State.RUNNING]
         failed = np.array([trial.state == State.FAILED for trial in tried])
-        if not failed.any() or not len(points):
+        if not failed.any() or failed.all() or not len(points):
             return np.zeros(len(points), bool)
-        nearness = self._process.correlation(points, self._points_of(tried))
-        return rng.random(len(points)) < nearness[:, failed].sum(1) / (nearness.sum(1) + 1)
+        trees = ExtraTreesClassifier(TREES, min_samples_leaf=2, random_state=int(rng.integers(2**31)))
+        chance = trees.fit(self._points_of(tried), failed).predict_proba(points)[:, 1]
+        return chance > RISK
 
     def _pull(self, shares: Array) -> Array:
         """How much a declared prior adds to the utility of configs: log prior density, weighted less and less as the

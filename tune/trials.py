@@ -186,7 +186,8 @@ class Trials:
                 continue
             best = max(waiting, key=lambda trial: (trial.accs[-1], -trial.number))
             values = self.at_rung(rung)
-            better = sum(value > best.accs[-1] for value in values.values())
+            mine = (best.accs[-1], -best.number)
+            better = sum((value, -number) > mine for number, value in values.items())
             if better < len(values) // self.reduction_factor:
                 return best
         return None
