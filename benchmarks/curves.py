@@ -31,6 +31,7 @@ from sklearn.ensemble import ExtraTreesRegressor
 from model.command import run_command
 from model.config import InputError
 from search_spaces.space import Choice, Domain, IntUniform, LogUniform, SearchSpace, Uniform
+from tune.plan import GRACE_FRAC
 from tune.run import Run
 
 REPO = Path(__file__).parent.parent
@@ -135,10 +136,12 @@ class PlainSpace:
 
     base: Point
     domains: dict[str, Domain]
+    known_base: bool = True
+    """whether the base is known to be good"""
 
     @property
     def bases(self) -> tuple[Point, ...]:
-        return (self.base,)
+        return (self.base,) if self.known_base else ()
 
     def active(self, params: dict[str, Any]) -> tuple[str, ...]:
         return tuple(self.domains)
@@ -174,7 +177,7 @@ def lcbench_tasks() -> list[Task]:
     knobs = json.loads((folder / "config_space.json").read_text())["hyperparameters"]
     names = next(knob["choices"] for knob in knobs if knob["name"] == "OpenML_task_id")
     base = Point(epochs=LCBENCH_EPOCHS, **from_unit(LCBENCH_DOMAINS, np.full(len(LCBENCH_DOMAINS), 0.5)))
-    space = PlainSpace(base, LCBENCH_DOMAINS)
+    space = PlainSpace(base, LCBENCH_DOMAINS, known_base=False)
 
     def accuracy_of(code: int) -> Callable[[list[dict[str, Any]], list[int]], np.ndarray]:
         def accuracy(points: list[dict[str, Any]], epochs: list[int]) -> np.ndarray:
@@ -217,7 +220,7 @@ def own_task(file: Path = OWN_CURVES) -> Task:
     noise = content["noise"]
     return Task(
         "own", space, space.base.epochs, accuracy, noise["trial_sd"], noise["epoch_sd"],
-        math.ceil(space.base.epochs / 2), known_base=True,
+        math.ceil(GRACE_FRAC * space.base.epochs), known_base=True,
         note=f"own curves: {len(content['trials'])} trainings on {content['provenance']['dataset']}, interpolated by "
         f"extremely randomised trees; left out one by one, final value: R2 {content['fit']['r2']:.2f}, rank "
         f"correlation {content['fit']['rank_correlation']:.2f}; noise SD {100 * noise['trial_sd']:.2f} points per "

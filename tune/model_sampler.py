@@ -2,8 +2,8 @@
 
 Whenever a slot is free, one function is drawn from the posterior of tune/gp.py at full length (Thompson sampling), and
 its best point is taken: a new config, which trains to its first rung, or a paused trial, which trains to its next one.
-Drawing at random what is uncertain keeps parallel decisions apart. Every GUARD-th decision takes up the paused trial
-of the highest rung with the best mean instead, else too few trials would ever come to their end.
+Drawing at random what is uncertain keeps parallel decisions apart. Else too few trials would ever come to their end,
+so as many decisions as ASHA would spend on last legs take up the paused trial of the highest rung with the best mean.
 
 Failed trials are infeasible, no numbers: a new config that is likely to fail is not tried.
 """
@@ -22,12 +22,10 @@ from tune.objective import Objective, fit_log_cost
 from tune.samplers import Params, Question, quasi_random
 from tune.trials import WORST, State, Trial
 
-STARTS = 4  # quasi-random trials after the bases, before the model decides
-GUARD = 8  # decisions from one guarded one to the next
-GUARD_FROM = 8  # trials that have reached the highest rung before guarding begins
+STARTS = 4  # trials after the bases, before the model decides: the centre of the space and quasi-random ones
 FIT_AT_MOST, KNOW_AT_MOST = 150, 400  # observations to fit hyperparameters on, to condition on
 REFIT = 1.15  # growth of the data from one fit to the next
-ANYWHERE, NEARBY, AROUND_BEST = 300, 100, 100  # candidates: uniform, near the best trials, around the best candidate
+ANYWHERE, NEARBY, AROUND_BEST = 100, 300, 100  # candidates: uniform, near the best trials, around the best candidate
 BEST = 10  # trials whose neighbourhood is searched
 NEAR_SD, CLOSE_SD = 0.1, 0.05  # of steps in shares, to the candidates near trials and around the best candidate
 MOVED = 0.5  # chance of each parameter to be moved in such a step
@@ -59,6 +57,7 @@ class ModelSampler:
         self._question, self._objective = question, objective
         self._space, self._trials = question.space, question.trials
         self._starts = quasi_random(question)
+        self._guard_every = sum(question.trials.reduction_factor**k for k in range(len(question.trials.rungs) + 1))
         self._process = GaussianProcess(width(self._space) + bool(earlier))
         self._fitted = 0
         self._earlier = self._known_before(earlier)
@@ -77,13 +76,16 @@ class ModelSampler:
         decision = len(self._trials.observations) + self._trials.count(State.RUNNING, State.FAILED)
         rng = self._question.rng(1, decision, number or 0)
         self._learn(rng)
-        if decision % GUARD == 0:
+        if decision % self._guard_every == 0:
             guarded = self._guarded(waiting)
             if guarded:
                 return guarded
         return self._draw(number, waiting, rng)
 
     def _start(self, number: int) -> Params:
+        centre = params_at(self._space, np.full(len(self._space.domains), 0.5))
+        if number == len(self._space.bases) and not self._trials.tried(centre) and self._question.allowed(centre):
+            return centre
         params = self._starts(number)
         assert params is not None
         return params
@@ -143,7 +145,7 @@ class ModelSampler:
         """The waiting trial of the highest rung with the best expected end, once enough have come there."""
         last = [trial for trial in waiting if trial.rung == len(trial.pauses)]
         there = sum(trial.rung == len(trial.pauses) for trial in self._trials.all)
-        if not last or there < GUARD_FROM:
+        if not last or there < self._trials.reduction_factor:
             return None
         return self._best(last)
 
