@@ -60,6 +60,7 @@ class ModelSampler:
         self._guard_every = sum(question.trials.reduction_factor**k for k in range(len(question.trials.rungs) + 1))
         self._process = GaussianProcess(width(self._space) + bool(earlier))
         self._fitted = 0
+        self._known: Ints = np.zeros(0, np.int64)  # trials that the process knows
         self._earlier = self._known_before(earlier)
         self._points: dict[int, Array] = {}  # features of trials, by number
 
@@ -93,8 +94,7 @@ class ModelSampler:
     def _points_of(self, trials: list[Trial]) -> Array:
         for trial in trials:
             if trial.number not in self._points:
-                shares = shares_of(self._space, trial.params)
-                self._points[trial.number] = self._features(shares[None])[0]
+                self._points[trial.number] = self._features(trial.shares[None])[0]
         return np.array([self._points[trial.number] for trial in trials])
 
     def _features(self, shares: Array) -> Array:
@@ -125,7 +125,9 @@ class ModelSampler:
             self._process.fit(data[choice])
             self._fitted = at
         data = self._data(count)
-        self._process.condition(data[_some(data.s, KNOW_AT_MOST, rng)])
+        data = data[_some(data.s, KNOW_AT_MOST, rng)]
+        self._process.condition(data)
+        self._known = np.unique(data.trial[data.trial > NO_TRIAL])
 
     def _data(self, count: int) -> Data:
         """The first `count` observations, and those of earlier searches."""
@@ -183,9 +185,9 @@ class ModelSampler:
         """Shares of new configs: anywhere, and near the trials with the best expected ends, [n, d]."""
         count = len(self._space.domains)
         anywhere = rng.random((ANYWHERE, count))
-        tried = self._trials.all
+        tried = [self._trials.all[number] for number in self._known]
         means = self._process.mean(self._points_of(tried), np.full(len(tried), NO_TRIAL))
-        best = [shares_of(self._space, tried[i].params) for i in np.argsort(-means, kind="stable")[:BEST]]
+        best = [tried[i].shares for i in np.argsort(-means, kind="stable")[:BEST]]
         centres = np.array(best)[rng.integers(len(best), size=NEARBY)]
         return np.vstack([anywhere, _moved(centres, NEAR_SD, MOVED, rng)])
 
