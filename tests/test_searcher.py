@@ -31,36 +31,38 @@ def epoch(number: int, acc: float) -> dict[str, Any]:
 def test_states_in_the_study(tmp_path: Path) -> None:
     """Full length is COMPLETE; what waits is RUNNING until the search is over, then PRUNED; diverged, failed and lost
     ones are FAIL with a reason."""
-    search = searcher_of(open_study(tmp_path), scheduler="asha", sampler="random", slots=9, most_trials=5)
-    for index in range(5):
-        assert search.suggest(str(index))["until_epoch"] == 1
+    search = searcher_of(open_study(tmp_path), scheduler="asha", sampler="random", slots=9, most_trials=6)
+    assert [search.suggest(name)["until_epoch"] for name in ("base", "0", "1", "2", "3", "4")] == [9, 1, 1, 1, 1, 1]
     for index in (0, 1):
         search.on_trial_complete(str(index), {"new_epochs": [epoch(1, 0.5 - index / 10)], "failed": None})
     search.on_trial_complete("2", {"new_epochs": [epoch(1, math.nan)], "failed": None})
     search.on_trial_complete("3", {"new_epochs": [], "failed": "RuntimeError: out of memory"})
     search.on_trial_complete("4", error=True)
     study = open_study(tmp_path)
-    assert [trial.state for trial in study.trials] == [TrialState.RUNNING] * 2 + [TrialState.FAIL] * 3
-    assert sorted(search.settled) == [2, 3, 4]
+    assert [trial.state for trial in study.trials] == [TrialState.RUNNING] * 3 + [TrialState.FAIL] * 3
+    assert sorted(search.settled) == [3, 4, 5]
     reasons = [trial.user_attrs.get("reason") for trial in study.trials]
     assert reasons == [
-        *[None] * 2,
+        *[None] * 3,
         "diverged at epoch 1",
         "RuntimeError: out of memory",
         "its worker process died, several times",
     ]
     leg = search.suggest("5")  # of five, one goes on: the best
-    assert (leg["number"], leg["until_epoch"]) == (0, 3)
+    assert (leg["number"], leg["until_epoch"]) == (1, 3)
     assert search.suggest("6") is None
     search.on_trial_result("5", {"new_epochs": [epoch(1, 0.5), epoch(2, 0.6)], "failed": None})
     search.on_trial_complete("5", {"new_epochs": [epoch(3, 0.7)], "failed": None})
     assert not search.is_over()
     leg = search.suggest("7")  # the best of four there, since the failed ones count
-    assert (leg["number"], leg["until_epoch"]) == (0, 9)
+    assert (leg["number"], leg["until_epoch"]) == (1, 9)
     search.on_trial_complete("7", {"new_epochs": [epoch(number, 0.8) for number in range(4, 10)], "failed": None})
-    assert open_study(tmp_path).trials[1].state == TrialState.RUNNING
+    assert open_study(tmp_path).trials[2].state == TrialState.RUNNING
+    assert search.suggest("8") is None
+    search.on_trial_complete("base", {"new_epochs": [epoch(number, 0.45) for number in range(1, 10)], "failed": None})
     assert search.suggest("8") == "FINISHED" and search.is_over()
-    trials = open_study(tmp_path).trials
+    base, *trials = open_study(tmp_path).trials
+    assert base.state == TrialState.COMPLETE and base.value == 0.45
     assert trials[0].state == TrialState.COMPLETE and trials[0].value == 0.8
     assert trials[0].intermediate_values == {1: 0.5, 2: 0.6, 3: 0.7} | dict.fromkeys(range(4, 10), 0.8)
     assert trials[1].state == TrialState.PRUNED and trials[1].intermediate_values == {1: 0.4}

@@ -132,13 +132,21 @@ def test_who_paused_goes_on_when_worse_ones_have_come() -> None:
     assert promoted(trials) == 0
 
 
-def test_equal_ones_go_on_together_the_earliest_first() -> None:
-    trials = at_first_rung(0.5, 0.5, 0.4, 0.3)
-    assert promoted(trials) == 0
-    trials.move(trials.all[0], State.RUNNING)
-    assert promoted(trials) == 1
-    trials.move(trials.all[1], State.RUNNING)
+def test_of_equal_ones_the_earliest_goes_on() -> None:
+    trials = at_first_rung(0.5, 0.5, 0.5, 0.5, 0.5, 0.5)
+    for number in (0, 1):  # a third of six
+        assert promoted(trials) == number
+        trials.move(trials.all[number], State.RUNNING)
     assert promoted(trials) is None
+
+
+def test_a_trial_that_does_not_pause_trains_to_its_end_and_counts_at_every_rung() -> None:
+    trials = at_first_rung(0.1, 0.2)
+    base = trials.add({}, SHARES, pausing=False)
+    assert base.next_stop == base.epochs
+    trials.record(base.number, [{"epoch": number, "acc": 0.3, "diverged": False} for number in (1, 2, 3)])
+    assert trials.end_leg(base.number) == State.RUNNING
+    assert trials.at_rung(0) == {0: 0.1, 1: 0.2, base.number: 0.3}
 
 
 def test_the_highest_rung_comes_first() -> None:

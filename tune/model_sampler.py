@@ -8,6 +8,7 @@ so as many decisions as ASHA would spend on last legs take up the paused trial o
 Failed trials are infeasible, no numbers: a new config that is likely to fail is not tried.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -88,8 +89,12 @@ class ModelSampler:
         if number == len(self._space.bases) and not self._trials.tried(centre) and self._question.allowed(centre):
             return centre
         params = self._starts(number)
-        assert params is not None
-        return params
+        return self._anywhere(number) if params is None or self._trials.tried(params) else params
+
+    def _anywhere(self, number: int) -> Params:
+        rng = self._question.rng(3, number)
+        count = len(self._space.domains)
+        return self._question.first(params_at(self._space, rng.random(count)) for _ in itertools.count())
 
     def _points_of(self, trials: list[Trial]) -> Array:
         for trial in trials:
@@ -179,7 +184,7 @@ class ModelSampler:
             if np.isfinite(utility[index]) and not self._trials.tried(params) and self._question.allowed(params):
                 return params
         # nothing new is possible near here, as in a space of few points
-        return self._question.first(params_at(self._space, rng.random(shares.shape[1])) for _ in iter(int, 1))
+        return None if number is None else self._anywhere(number)
 
     def _candidates(self, rng: np.random.Generator) -> Array:
         """Shares of new configs: anywhere, and near the trials with the best expected ends, [n, d]."""
