@@ -32,6 +32,11 @@ class Objective:
     def needs_cost(self) -> bool:
         return self.kind != "accuracy"
 
+    def cost(self, accs: Sequence[float], costs: Sequence[float]) -> float:
+        """What a finished trial had cost when it reached the target, or its end; arguments as for `score`."""
+        reached = (cost for acc, cost in zip(accs, costs, strict=True) if acc >= (self.target_acc or math.inf))
+        return next(reached, costs[-1])
+
     def score(self, accs: Sequence[float], costs: Sequence[float], base_cost: float) -> float:
         """How good a finished trial is; higher is better, and comparable between trials of one search.
 
@@ -44,9 +49,8 @@ class Objective:
         """
         if self.target_acc is None:
             return accs[-1]
-        for acc, cost in zip(accs, costs, strict=True):
-            if acc >= self.target_acc:
-                return 1 + base_cost / (base_cost + cost)
+        if max(accs) >= self.target_acc:
+            return 1 + base_cost / (base_cost + self.cost(accs, costs))
         return 1 - (self.target_acc - max(accs))
 
     def utility(

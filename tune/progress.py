@@ -160,12 +160,17 @@ def summarise(run: Run, console: Console) -> None:
     table = Table(
         title=f"{run.name}: best of {len(ranking)} full-length trials ({started} started)", title_justify="left"
     )
-    for column in ["rank", "trial", "val acc", *run.space.domains]:
+    cost = {"time-to-target": "seconds", "accuracy": ""}.get(run.objective.kind, "FLOPs")
+    for column in ["rank", "trial", "val acc", *([cost] if cost else []), *run.space.domains]:
         table.add_column(column, justify="right", overflow="fold")
     shown = ranking[:5] + [trial for trial in ranking[5:] if trial.number == 0]
     for trial in shown:
         name = "0 (base)" if trial.number == 0 else str(trial.number)
         values = [short(trial.params[key]) if key in trial.params else "" for key in run.space.domains]
+        if cost == "FLOPs":
+            values.insert(0, f"{trial.user_attrs['cost'] / base.epochs:.2f} x base")
+        elif cost:
+            values.insert(0, f"{trial.user_attrs['cost']:.1f}")
         table.add_row(str(ranking.index(trial) + 1), name, f"{100 * final_acc(trial):.2f}%", *values)
     console.print(table)
     best, val = final_acc(ranking[0]), run.manifest.counts["val"]

@@ -35,7 +35,7 @@ from model.config import Config, InputError
 from model.data import Dataset, hold_out, take
 from model.sources import load
 from search_spaces.space import SearchSpace
-from tune.objective import Objective
+from tune.objective import Objective, front
 from tune.trials import Trials
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -166,9 +166,14 @@ class Run:
                 file.write(json.dumps(finite, allow_nan=False) + "\n")
 
     def ranking(self) -> list[FrozenTrial]:
-        """Trials that ran to the end, best first; the earlier trial first where they tie."""
+        """Trials that ran to the end, best first, the earlier one first where they tie. For the objective pareto those
+        come first that no other beats in both accuracy and cost."""
         done = self.study().get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return sorted(done, key=lambda trial: (-(trial.value or 0.0), trial.number))
+        beaten = dict.fromkeys((trial.number for trial in done), False)
+        if self.objective.kind == "pareto":
+            unbeaten = front([(final_acc(trial), trial.user_attrs["cost"]) for trial in done])
+            beaten = {trial.number: not best for trial, best in zip(done, unbeaten, strict=True)}
+        return sorted(done, key=lambda trial: (beaten[trial.number], -(trial.value or 0.0), trial.number))
 
     @property
     def objective(self) -> Objective:

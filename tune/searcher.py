@@ -250,6 +250,9 @@ class StudySearcher(Searcher):
     def _tell(self, trial: Trial) -> None:
         """Give a trial that has come to an end its final state in the study."""
         if trial.state == State.DONE:
+            if self._objective.needs_cost:
+                cost = self._objective.cost(trial.accs, trial.costs(self._objective.by_time))
+                StudyTrial(self._study, self._study_id(trial.number)).set_user_attr("cost", cost)
             self._study.tell(trial.number, self._score(trial))
         elif trial.state == State.FAILED:
             StudyTrial(self._study, self._study_id(trial.number)).set_user_attr("reason", trial.reason)
