@@ -4,6 +4,7 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
 from optuna.trial import TrialState
 from test_search import SMALL, epochs_of, epochs_or_none, start, wait_for
 
@@ -16,6 +17,7 @@ def checkpoints(run: Path) -> set[int]:
     return {int(file.parent.name) for file in run.glob("trials/*/checkpoint.pt")}
 
 
+@pytest.mark.slow
 def test_killed_while_trials_wait_it_goes_on_from_their_checkpoints(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "killed"
     rungs = ("--epochs", 9, "--grace-epochs", 1, "--trials", 12)
