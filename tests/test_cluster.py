@@ -124,6 +124,7 @@ def test_a_node_that_does_not_see_the_run_folder_dies_and_another_joins(
     assert not [name for name in Storage(uri).files() if name.endswith("checkpoint.pt")]
 
 
+@pytest.mark.slow
 def test_a_search_listens_on_loopback_only(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "doors"
     search = start(tmp_path, *SMALL, "--trials", 2, "--epochs", 200, "--scheduler", "none", "--name", "doors")

@@ -259,6 +259,7 @@ def wait_for(condition: Callable[[], object], timeout_s: float = 120) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_a_diverged_trial_fails_at_once_and_the_search_goes_on(tmp_path: Path) -> None:
     (tmp_path / "risky.py").write_text(
         "from model.config import Config\n"
@@ -331,6 +332,7 @@ def four_gpus() -> Iterator[None]:
     ray.shutdown()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("gpus_per_trial", "slots"), [(0.5, 8), (1.0, 4)])
 def test_every_slot_works_and_a_gpu_is_never_shared_by_more_than_asked(
     four_gpus: None, tmp_path: Path, gpus_per_trial: float, slots: int

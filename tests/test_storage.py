@@ -145,6 +145,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_any_state_of_a_mirror_in_the_making_can_be_resumed(finished: Path, tmp_path: Path) -> None:
     """Cut the upload off after each file: what is there is no run yet, or one with every epoch its journal needs."""
     store = tmp_path / "store"
