@@ -230,7 +230,13 @@ def test_a_folder_that_is_no_run(refused: Refused, tmp_path: Path, command: Modu
 @pytest.mark.parametrize("command", [tune.export, tune.confirm, tune.search])
 @pytest.mark.parametrize(
     ("manifest", "fact"),
-    [("{", "is damaged"), ("[]", "is damaged"), ('{"version": 1}', "is damaged"), ('{"version": 99}', "version 99")],
+    [
+        ("{", "is damaged"),
+        ("[]", "is damaged"),
+        ('{"version": 1}', "is damaged"),
+        ('{"version": 99}', "version 99"),
+        ('{"version": 1, "telepathy": true}', "a newer version made it"),
+    ],
 )
 def test_a_corrupt_manifest(refused: Refused, run_copy: Path, command: ModuleType, manifest: str, fact: str) -> None:
     (run_copy / "run.json").write_text(manifest)

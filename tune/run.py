@@ -18,7 +18,7 @@ import platform
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -101,6 +101,12 @@ class Run:
             content = json.loads(file.read_text())
             if content["version"] != MANIFEST_VERSION:
                 raise InputError(f"{file} has version {content['version']}: this program reads {MANIFEST_VERSION}")
+            unknown = [name for name in content if name not in {field.name for field in fields(Manifest)}]
+            if unknown:
+                raise InputError(
+                    f"{file} says {', '.join(unknown)}, which this program doesn't know: a newer version made it; "
+                    f"go on with that one"
+                )
             self.manifest = Manifest(**content)
             self.space = SearchSpace.from_dict(self.manifest.space)
         except InputError:
