@@ -286,12 +286,15 @@ def test_a_trial_that_runs_out_of_memory_fails_with_its_reason_and_the_search_go
     """The kernel is told to give the workers no more memory: narrow nets go on fitting, wide ones fail."""
     (tmp_path / "widths.py").write_text(
         "from model.config import Config\n"
-        "from search_spaces.space import Choice, SearchSpace\n"
-        "SPACE = SearchSpace(Config(width=2, epochs=4, batch_size=512), {'width': Choice((2, 64))})\n"
+        "from search_spaces.space import Choice, SearchSpace, Uniform\n"
+        "SPACE = SearchSpace(\n"
+        "    Config(width=2, epochs=4, batch_size=512),\n"
+        "    {'width': Choice((2, 64)), 'momentum': Uniform(0.85, 0.95)},\n"
+        ")\n"
     )
     run = tmp_path / "runs" / "memory"
     args = ("--data", "digits", "--sampler", "random", "--scheduler", "none", "--cpus-per-trial", 1, "--epochs", 4)
-    search = start(tmp_path, "--space", "widths.py", *args, "--seed", 1, "--trials", 8, "--name", "memory")
+    search = start(tmp_path, "--space", "widths.py", *args, "--seed", 3, "--trials", 8, "--name", "memory")
     wait_for(lambda: run.exists() and len(epochs_or_none(run)) == 2)
     for pid in {epochs[-1]["pid"] for epochs in epochs_or_none(run).values()}:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
