@@ -16,7 +16,7 @@ import json
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +30,8 @@ from sklearn.ensemble import ExtraTreesRegressor
 
 from model.command import run_command
 from model.config import InputError
-from search_spaces.space import Choice, Domain, IntUniform, LogUniform, SearchSpace, Uniform
+from search_spaces.space import Domain, IntUniform, LogUniform, SearchSpace, Uniform
+from tune.cube import params_at, shares_of
 from tune.plan import GRACE_FRAC
 from tune.run import Run
 
@@ -85,42 +86,12 @@ class Task:
         rng = np.random.default_rng(0)
         points, best = qmc.Sobol(len(domains), scramble=True, rng=0).random_base2(14), 0.0
         for sd in (0.1, 0.05, 0.02, 0.0):
-            params = [from_unit(self.space.domains, point) for point in points]
+            params = [params_at(self.space, point) for point in points]
             finals = self.accuracy(params, [self.epochs])[:, 0]
             best = max(best, float(finals.max()))
             top = points[np.argsort(-finals)[:20]]
             points = np.clip(np.repeat(top, 200, axis=0) + rng.normal(0, sd, (4000, len(domains))), 0, 1)
         return best
-
-
-def to_unit(domains: dict[str, Domain], params: dict[str, Any]) -> np.ndarray:
-    """Params as a point of the unit cube."""
-    point = []
-    for name, domain in domains.items():
-        match domain:
-            case LogUniform(low, high):
-                point.append(np.log(params[name] / low) / np.log(high / low))
-            case Uniform(low, high) | IntUniform(low, high):
-                point.append((params[name] - low) / (high - low))
-            case Choice(choices):
-                point.append(choices.index(params[name]) / max(1, len(choices) - 1))
-    return np.array(point)
-
-
-def from_unit(domains: dict[str, Domain], point: np.ndarray) -> dict[str, Any]:
-    """Params at a point of the unit cube."""
-    params: dict[str, Any] = {}
-    for (name, domain), u in zip(domains.items(), map(float, point), strict=True):
-        match domain:
-            case LogUniform(low, high):
-                params[name] = min(max(low * (high / low) ** u, low), high)
-            case Uniform(low, high):
-                params[name] = low + u * (high - low)
-            case IntUniform(low, high):
-                params[name] = min(low + int(u * (high - low + 1)), high)
-            case Choice(choices):
-                params[name] = choices[min(int(u * len(choices)), len(choices) - 1)]
-    return params
 
 
 class Point(SimpleNamespace):
@@ -176,8 +147,9 @@ def lcbench_tasks() -> list[Task]:
     codes = json.loads((folder / "encoding.json").read_text())["OpenML_task_id"]
     knobs = json.loads((folder / "config_space.json").read_text())["hyperparameters"]
     names = next(knob["choices"] for knob in knobs if knob["name"] == "OpenML_task_id")
-    base = Point(epochs=LCBENCH_EPOCHS, **from_unit(LCBENCH_DOMAINS, np.full(len(LCBENCH_DOMAINS), 0.5)))
-    space = PlainSpace(base, LCBENCH_DOMAINS, known_base=False)
+    space = PlainSpace(Point(epochs=LCBENCH_EPOCHS), LCBENCH_DOMAINS, known_base=False)
+    middle = params_at(space, np.full(len(LCBENCH_DOMAINS), 0.5))
+    space = replace(space, base=Point(epochs=LCBENCH_EPOCHS, **middle))
 
     def accuracy_of(code: int) -> Callable[[list[dict[str, Any]], list[int]], np.ndarray]:
         def accuracy(points: list[dict[str, Any]], epochs: list[int]) -> np.ndarray:
@@ -212,7 +184,7 @@ def own_task(file: Path = OWN_CURVES) -> Task:
     trees = _fit(content)
 
     def accuracy(points: list[dict[str, Any]], epochs: list[int]) -> np.ndarray:
-        x = np.array([to_unit(space.domains, params) for params in points], np.float32)
+        x = np.array([shares_of(space, params) for params in points], np.float32)
         # the same as trees.predict(x), which takes ten times as long for one point
         curves = np.mean([tree.tree_.predict(x)[:, :, 0] for tree in trees.estimators_], axis=0)
         return curves[:, np.array(epochs) - 1]
@@ -231,9 +203,9 @@ def own_task(file: Path = OWN_CURVES) -> Task:
 def _fit(content: dict[str, Any], leave_out: int | None = None) -> ExtraTreesRegressor:
     """Trees through all curves at once. No relative of a Gaussian process, which would find itself in its own task;
     they pass through every curve, and are steps in between."""
-    domains = SearchSpace.from_dict(content["space"]).domains
+    space = SearchSpace.from_dict(content["space"])
     kept = [trial for index, trial in enumerate(content["trials"]) if index != leave_out]
-    x = np.array([to_unit(domains, trial["params"]) for trial in kept])
+    x = np.array([shares_of(space, trial["params"]) for trial in kept])
     return ExtraTreesRegressor(100, random_state=0).fit(x, np.array([trial["acc"] for trial in kept]))
 
 
@@ -270,7 +242,7 @@ def curves_of(run: Run, trial_sd: float | None, epoch_sd: float | None) -> dict[
         "trials": trials,
     }
     finals = np.array([trial["acc"][-1] for trial in trials])
-    points = np.array([to_unit(run.space.domains, trial["params"]) for trial in trials])
+    points = np.array([shares_of(run.space, trial["params"]) for trial in trials])
     guesses = np.array([_fit(content, index).predict(points[[index]])[0, -1] for index in range(len(trials))])
     r2 = 1 - ((finals - guesses) ** 2).sum() / ((finals - finals.mean()) ** 2).sum()
     content["fit"] = {"r2": round(float(r2), 3), "rank_correlation": round(float(spearmanr(finals, guesses)[0]), 3)}

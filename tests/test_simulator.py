@@ -7,9 +7,10 @@ import pytest
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from benchmarks.curves import LCBENCH_DOMAINS, PlainSpace, Point, Task, from_unit, to_unit
+from benchmarks.curves import LCBENCH_DOMAINS, PlainSpace, Point, Task
 from benchmarks.search_quality import build
 from benchmarks.simulator import History, Simulation
+from tune.cube import params_at, shares_of
 
 EPOCHS = 9
 DOMAINS = {name: LCBENCH_DOMAINS[name] for name in ("learning_rate", "momentum", "num_layers")}
@@ -17,11 +18,12 @@ DOMAINS = {name: LCBENCH_DOMAINS[name] for name in ("learning_rate", "momentum",
 
 def accuracy(points: list[dict[str, Any]], epochs: list[int]) -> np.ndarray:
     """Best in the middle of the cube, rising with the epochs."""
-    far = np.array([np.abs(to_unit(DOMAINS, params) - 0.5).mean() for params in points])
+    far = np.array([np.abs(shares_of(SPACE, params) - 0.5).mean() for params in points])
     return (1 - far[:, None]) * (1 - np.exp(-np.array(epochs) / 3))
 
 
-BASE = from_unit(DOMAINS, np.zeros(3))
+SPACE = PlainSpace(Point(epochs=EPOCHS), DOMAINS)
+BASE = params_at(SPACE, np.zeros(3))
 TASK = Task(
     "toy", PlainSpace(Point(epochs=EPOCHS, **BASE), DOMAINS), EPOCHS, accuracy, 0.004, 0.002, 1, known_base=False
 )
@@ -100,4 +102,7 @@ def test_a_search_repeats_and_beats_its_first_trial(method: str) -> None:
 
 @pytest.mark.parametrize("u", [0.0, 0.5, 1.0])
 def test_params_and_unit_cube(u: float) -> None:
-    assert to_unit(LCBENCH_DOMAINS, from_unit(LCBENCH_DOMAINS, np.full(7, u))) == pytest.approx(np.full(7, u))
+    space = PlainSpace(Point(epochs=EPOCHS), LCBENCH_DOMAINS)
+    expected = np.full(7, u)
+    expected[list(LCBENCH_DOMAINS).index("num_layers")] = {0.0: 0.1, 0.5: 0.5, 1.0: 0.9}[u]  # the middle of a fifth
+    assert shares_of(space, params_at(space, np.full(7, u))) == pytest.approx(expected)

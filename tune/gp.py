@@ -188,6 +188,12 @@ def _matern(distance: Array) -> Array:
     return result
 
 
+def how_far(share: Array, units: int) -> Array:
+    """s of the formula: of a share of the training, [n], where a full one has so many epochs."""
+    result: Array = np.log(np.maximum(share * units, 1)) / np.log(max(units, 2))
+    return result
+
+
 def standardised(values: Array, spread_floor: float) -> Callable[[Array], Array]:
     """The increasing map from accuracies to z: resolution near the best, the bad tail squeezed,
 

@@ -8,7 +8,6 @@ so as many decisions as ASHA would spend on last legs take up the paused trial o
 Failed trials are infeasible, no numbers: a new config that is likely to fail is not tried.
 """
 
-import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +17,10 @@ from sklearn.ensemble import ExtraTreesClassifier
 
 from search_spaces.space import Choice
 from tune.cube import features, params_at, shares_of, width
-from tune.gp import NO_TRIAL, Array, Data, GaussianProcess, Ints, standardised
+from tune.gp import NO_TRIAL, Array, Data, GaussianProcess, Ints, how_far, standardised
 from tune.objective import Objective, fit_log_cost
-from tune.samplers import Params, Question, quasi_random
-from tune.trials import WORST, State, Trial
+from tune.samplers import Params, Question, draws, quasi_random
+from tune.trials import State, Trial
 
 STARTS = 4  # trials after the bases, before the model decides: the centre of the space and quasi-random ones
 FIT_AT_MOST, KNOW_AT_MOST = 150, 400  # observations to fit hyperparameters on, to condition on
@@ -92,9 +91,7 @@ class ModelSampler:
         return self._anywhere(number) if params is None or self._trials.tried(params) else params
 
     def _anywhere(self, number: int) -> Params:
-        rng = self._question.rng(3, number)
-        count = len(self._space.domains)
-        return self._question.first(params_at(self._space, rng.random(count)) for _ in itertools.count())
+        return self._question.first(draws(self._question, self._question.rng(3, number)))
 
     def _points_of(self, trials: list[Trial]) -> Array:
         for trial in trials:
@@ -140,12 +137,8 @@ class ModelSampler:
         trials = [self._trials.all[number] for number, _ in taken]
         acc = np.array([trial.accs[epoch - 1] for trial, (_, epoch) in zip(trials, taken, strict=True)])
         share = np.array([epoch / trial.epochs for trial, (_, epoch) in zip(trials, taken, strict=True)])
-        feasible = acc != WORST
-        self._to_z = standardised(acc[feasible], SPREAD_FLOOR) if feasible.any() else (lambda y: np.zeros_like(y))
-        units = self._trials.units
-        s = np.log(np.maximum(share * units, 1)) / math.log(max(units, 2))
-        numbers = np.array([number for number, _ in taken])
-        data = Data(self._points_of(trials), s, numbers, self._to_z(acc))[np.flatnonzero(feasible)]
+        self._to_z = standardised(acc, SPREAD_FLOOR)
+        data = Data(self._points_of(trials), how_far(share, self._trials.units), _numbers(trials), self._to_z(acc))
         return joined([data, self._earlier]) if self._earlier else data
 
     def _guarded(self, waiting: list[Trial]) -> Resume | None:

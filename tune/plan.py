@@ -106,17 +106,7 @@ def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
     if options.space is None:
         raise InputError(f"--space NAME is missing: choose one of {', '.join(search_spaces.names())}, or give a path")
     space = search_spaces.load(options.space)
-    for name, value, least in [
-        ("trials", options.trials, 1),
-        ("train-examples", options.train_examples, 1),
-        ("grace-epochs", options.grace_epochs, 1),
-        ("reduction-factor", options.reduction_factor, 2),
-        ("seed", options.seed, 0),
-        ("ranks-per-trial", options.ranks_per_trial, 1),
-    ]:
-        if value is not None and value < least:
-            raise InputError(f"--{name} {value}: it must be {least} or more")
-    _check_objective(options)
+    _check_numbers(options)
     dataset = load(options.data or "auto")
     if options.train_examples is not None:
         dataset = take(dataset, options.train_examples)
@@ -169,7 +159,17 @@ def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
     return run, dataset
 
 
-def _check_objective(options: Options) -> None:
+def _check_numbers(options: Options) -> None:
+    for name, value, least in [
+        ("trials", options.trials, 1),
+        ("train-examples", options.train_examples, 1),
+        ("grace-epochs", options.grace_epochs, 1),
+        ("reduction-factor", options.reduction_factor, 2),
+        ("seed", options.seed, 0),
+        ("ranks-per-trial", options.ranks_per_trial, 1),
+    ]:
+        if value is not None and value < least:
+            raise InputError(f"--{name} {value}: it must be {least} or more")
     kind, target = options.objective or "accuracy", options.target_acc
     if options.budget is not None and not (options.budget > 0 and math.isfinite(options.budget)):
         raise InputError(f"--budget {options.budget}: it must be a number of full trainings above 0")

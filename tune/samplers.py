@@ -76,10 +76,11 @@ Propose = Callable[[int], Params | None]
 
 def random(question: Question) -> Propose:
     """Independent uniform draws."""
-    return lambda number: question.first(_draws(question, question.rng(number)))
+    return lambda number: question.first(draws(question, question.rng(number)))
 
 
-def _draws(question: Question, rng: np.random.Generator) -> Iterable[Params]:
+def draws(question: Question, rng: np.random.Generator) -> Iterable[Params]:
+    """Uniform draws without end."""
     return (params_at(question.space, rng.random(len(question.space.domains))) for _ in itertools.count())
 
 
@@ -157,7 +158,7 @@ def tpe(question: Question) -> Propose:
         rng = question.rng(number)
         values = comparable(trials, len(distributions) + 3)
         if not values or rng.random() < RANDOM_SHARE:
-            yield from _draws(question, rng)
+            yield from draws(question, rng)
         # running trials count as bad ones, so that parallel proposals keep apart
         sampler = TPESampler(seed=int(rng.integers(2**31)), n_startup_trials=0, multivariate=True, constant_liar=True)
         study = optuna.create_study(direction="maximize", sampler=sampler)
@@ -171,7 +172,7 @@ def tpe(question: Question) -> Propose:
         for _ in range(ASKS):
             params = study.ask(distributions).params
             yield {name: params[name] for name in space.active(params)}
-        yield from _draws(question, rng)
+        yield from draws(question, rng)
 
     return lambda number: question.first(proposals(number))
 

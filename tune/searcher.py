@@ -81,7 +81,8 @@ class StudySearcher(Searcher):
         """trials that came to an end, for whoever clears up behind them; take them out when done"""
         self._study, self._space, self._seed, self._objective = study, space, seed, objective
         self._most_trials, self._cost, self._refused = most_trials, cost, refused
-        self._budget = asha_cost(trials, most_trials or 0) if budget is None else budget
+        self.budget = asha_cost(trials, most_trials or 0) if budget is None else budget
+        """epochs that the search trains in all, in epochs of the base; expected ones, where no budget was given"""
         self._budget_is_given = budget is not None
         self._distributions = {name: distribution(domain) for name, domain in space.domains.items()}
         self._legs: dict[str, int] = {}  # Ray's trial id -> our number, of legs under way
@@ -113,13 +114,6 @@ class StudySearcher(Searcher):
             else:
                 self._tell(trial)
 
-    @property
-    def budget(self) -> float:
-        """Epochs that the search trains in all, in epochs of the base; expected ones, where no budget was given."""
-        if self._budget_is_given or self.trials.rungs:
-            return self._budget
-        return float(self.trials.units * (self._most_trials or 0))
-
     def incumbent(self) -> Trial | None:
         """The best finished trial so far."""
         done = self.trials.in_state(State.DONE)
@@ -130,7 +124,7 @@ class StudySearcher(Searcher):
         if self._unfinished or self.trials.count(State.RUNNING, State.PAUSED):
             return False
         full = self._most_trials is not None and len(self.trials.all) >= self._most_trials
-        return full or (self._budget_is_given and self.trials.spent >= self._budget)
+        return full or (self._budget_is_given and self.trials.spent >= self.budget)
 
     def suggest(self, trial_id: str) -> Any:
         if len(self._legs) >= self.slots:
@@ -170,7 +164,7 @@ class StudySearcher(Searcher):
     def _left(self) -> float:
         """Epochs of the base to train until the budget is spent, beyond the legs under way."""
         running = [self.trials.all[number] for number in self._legs.values()]
-        return self._budget - self.trials.spent - sum(trial.cost * (trial.next_stop - trial.epoch) for trial in running)
+        return self.budget - self.trials.spent - sum(trial.cost * (trial.next_stop - trial.epoch) for trial in running)
 
     def _choose(self, number: int | None) -> Params | Resume | None:
         """Params of a new trial, the paused trial that goes on, or None where there is nothing to do."""

@@ -4,16 +4,17 @@ The observations are copied into the new run folder (warm_start.json), which so 
 """
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from optuna.trial import TrialState
 from rich.console import Console
 
 from model.config import InputError
 from search_spaces.space import SearchSpace
 from tune.cube import shares_of
+from tune.gp import how_far
 from tune.model_sampler import Earlier
 from tune.run import Run
 
@@ -66,15 +67,10 @@ def load(run: Run) -> list[Earlier]:
     file = run.path / FILE
     if not file.is_file():
         return []
-    units = max(run.space.base.epochs, 2)
-    return [
-        [
-            (
-                shares_of(run.space, each["params"]),
-                math.log(max(each["share"] * units, 1)) / math.log(units),
-                each["acc"],
-            )
-            for each in earlier["observations"]
-        ]
-        for earlier in json.loads(file.read_text())
-    ]
+    found = []
+    for earlier in json.loads(file.read_text()):
+        observations = earlier["observations"]
+        s = how_far(np.array([each["share"] for each in observations]), run.space.base.epochs)
+        shares = [shares_of(run.space, each["params"]) for each in observations]
+        found.append(list(zip(shares, s, [each["acc"] for each in observations], strict=True)))
+    return found
