@@ -13,11 +13,9 @@ from model.command import run_command
 from model.config import Config, InputError
 from model.data import DeviceData
 from model.evaluate import EVAL_BATCH, evaluate
-from model.memory import GIB, available_bytes, largest_multiple, needed_bytes, needs_of
+from model.memory import GIB, PROCESS_BYTES, available_bytes, largest_multiple, needed_bytes, needs_of
 from model.recipes import choose
 from model.train import best_device, init_state, train_step
-
-PROCESS_BYTES = 590 * 2**20  # of a Python process that has imported torch, measured
 
 
 def largest_batch(config: Config, num_classes: int, examples: int, device: torch.device) -> int:

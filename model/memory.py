@@ -29,9 +29,14 @@ CPU_BYTES = 170 * 2**20
 """What training takes on CPUs besides its tensors. Measured: the first use of oneDNN 105-117 MiB; blocks of less than
 32 MiB in glibc's heap, which it can't give back at once, 30-120 MiB, dawn up to 210. With MALLOC_MMAP_THRESHOLD_=65536,
 which spares that heap, peak RSS and the count of the tensors agree to 5%."""
+PROCESS_BYTES = 590 * 2**20  # of a Python process that has imported torch, measured
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 OPTIMIZER_COPIES = {"sgd": 1, "lars": 1, "rmsprop": 1, "adagrad": 1, "adadelta": 2, "adam": 2}
 """numbers that a solver keeps for each trained weight"""
+
+
+class OutOfMemory(InputError):
+    """A training that can't fit into the memory that is free now."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,14 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL("libc.so.6")
         for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
             libc.mallopt(parameter, -1)  # without limit
+
+
+def release_freed_memory() -> None:
+    """Give back what torch and `keep_freed_memory` kept for later: other processes may need it before this one."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def needed_bytes(config: Config, num_classes: int, examples: int) -> int:
@@ -198,26 +211,26 @@ def _left_of_limit(folder: Path, limit: str, used: str, cache: str) -> list[int]
 
 
 def check_memory(config: Config, num_classes: int, examples: int, device: torch.device) -> None:
-    """Raises InputError when training can't fit into the memory that is free, before the system kills the process.
+    """Raises OutOfMemory when training can't fit into the memory that is free, before the system kills the process.
 
     On CUDA nothing is checked: running out of memory raises an error there.
     """
     if device.type == "cuda":
         return
     free = available_bytes(device)
-    if _at_most_bytes(config, examples) <= free:
+    if at_most_bytes(config, examples) <= free:
         return
     needs = needs_of(config, num_classes, examples)
     if needs.of_batch(config.batch_size) > free:
         fits = largest_multiple(needs, config, free)
         advice = f"lower batch_size (at most {fits:,} would fit) or width" if fits else "lower width"
-        raise InputError(
+        raise OutOfMemory(
             f"batch_size = {config.batch_size} at width = {config.width} needs about "
             f"{needs.of_batch(config.batch_size) / GIB:.1f} GiB of memory, and {free / GIB:.1f} GiB are free: {advice}"
         )
 
 
-def _at_most_bytes(config: Config, examples: int) -> int:
+def at_most_bytes(config: Config, examples: int) -> int:
     """A bound on `needed_bytes` that takes no time: the first use of the meta device imports for a second.
 
     The largest net, dawn or layers 1, 2, 3 all with residual and extra convolutions, stays below 2,800 width^2 weights

@@ -24,14 +24,6 @@ def test_the_oldest_pending_leg_goes_first_and_each_asks_once() -> None:
     assert [chosen(scheduler, tune) for _ in range(3)] == ["00001", "00002", None]
 
 
-def test_a_leg_that_lost_its_worker_may_ask_again() -> None:
-    tune = controller(("00000", Trial.PENDING), ("00001", Trial.PENDING))
-    scheduler = LegScheduler()
-    assert [chosen(scheduler, tune) for _ in range(3)] == ["00000", "00001", None]
-    scheduler.on_trial_error(tune, tune.trials[0])
-    assert [chosen(scheduler, tune) for _ in range(2)] == ["00000", None]
-
-
 def test_legs_that_run_or_ended_are_not_chosen() -> None:
     tune = controller(("00000", Trial.RUNNING), ("00001", Trial.TERMINATED), ("00002", Trial.ERROR))
     assert chosen(LegScheduler(), tune) is None

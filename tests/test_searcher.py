@@ -15,7 +15,7 @@ from model.config import Config
 from search_spaces.space import Choice, IntUniform, LogUniform, SearchSpace, Uniform
 from tune.objective import Objective
 from tune.samplers import SAMPLERS
-from tune.searcher import MODEL
+from tune.searcher import BREAK_OFFS, MODEL
 from tune.trials import State
 
 
@@ -37,6 +37,9 @@ def test_states_in_the_study(tmp_path: Path) -> None:
         search.on_trial_complete(str(index), {"new_epochs": [epoch(1, 0.5 - index / 10)], "failed": None})
     search.on_trial_complete("2", {"new_epochs": [epoch(1, math.nan)], "failed": None})
     search.on_trial_complete("3", {"new_epochs": [], "failed": "RuntimeError: out of memory"})
+    for _ in range(BREAK_OFFS - 1):
+        search.on_trial_complete("4", error=True)
+        assert search.suggest("4")["number"] == 5
     search.on_trial_complete("4", error=True)
     study = open_study(tmp_path)
     assert [trial.state for trial in study.trials] == [TrialState.RUNNING] * 3 + [TrialState.FAIL] * 3
@@ -221,3 +224,75 @@ def test_the_incumbent_is_the_best_finished_trial() -> None:
     assert incumbent is not None and incumbent.number == best
     assert incumbent.accs[-1] == max(smooth(leg["params"], EPOCHS) for leg in lab.suggestions)
     assert set(incumbent.params) == set(SPACE.domains)
+
+
+NO_MEMORY = {"new_epochs": [], "failed": "CUDA out of memory", "out_of_memory": True}
+ENDED = {"new_epochs": [epoch(number, 0.5) for number in range(1, 10)], "failed": None}
+
+
+@pytest.mark.parametrize("dead", [True, False])
+def test_a_leg_that_broke_off_is_taken_up_again_with_half_as_many_beside_it(dead: bool) -> None:
+    """Its worker died, or it ran out of memory: four slots, then two, then four again once it has come to its end."""
+    search = searcher_of(new_study(), scheduler="none", sampler="random", slots=4)
+    assert [search.suggest(name)["number"] for name in "0123"] == [0, 1, 2, 3]
+    search.on_trial_complete("1", None if dead else NO_MEMORY, error=dead)
+    assert search.suggest("again") is None  # three are under way
+    search.on_trial_complete("0", ENDED)
+    assert search.suggest("again") is None
+    search.on_trial_complete("2", ENDED)
+    again = search.suggest("again")
+    assert again["number"] == 1 and search.trials.all[1].state == State.RUNNING
+    assert search.suggest("new") is None
+    search.on_trial_complete("again", ENDED)
+    assert search.trials.all[1].state == State.DONE
+    assert [search.suggest(name)["number"] for name in ("a", "b", "c")] == [4, 5, 6]
+
+
+@pytest.mark.parametrize("pardoned", [False, True])
+def test_a_leg_whose_worker_dies_three_times_fails(pardoned: bool) -> None:
+    """A worker that went with its node doesn't count."""
+    search = searcher_of(new_study(), scheduler="none", sampler="random")
+    for name in ["with its node", "a", "b", "c"] if pardoned else ["a", "b", "c"]:
+        assert search.suggest(name)["number"] == 0
+        search.on_trial_complete(name, error=True)
+        if name == "with its node":
+            search.pardon(0)
+    assert search.trials.all[0].state == State.FAILED and "several times" in search.trials.all[0].reason
+    assert search.suggest("d")["number"] == 1
+
+
+def test_out_of_memory_all_by_itself_is_a_failure_at_once() -> None:
+    search = searcher_of(new_study(), scheduler="none", sampler="random", slots=4)
+    search.suggest("0")
+    search.on_trial_complete("0", NO_MEMORY)
+    assert search.trials.all[0].state == State.FAILED and search.trials.all[0].reason == "CUDA out of memory"
+
+
+def test_trials_are_packed_by_memory() -> None:
+    """1 byte per unit of width, 10 in all: 2 + 6 go together, the next 6 waits and nothing overtakes it."""
+    space = SearchSpace(Config(epochs=EPOCHS, width=2), {"width": IntUniform(1, 64), "lr_scale": LogUniform(0.1, 10)})
+    search = searcher_of(
+        new_study(), space, scheduler="none", sampler="random", slots=4, memory=lambda config: float(config.width)
+    )
+    search.memory_bytes = 10.0
+    widths = iter([2, 6, 6, 2, 50, 3])
+    search._choose = lambda number: {"width": next(widths), "lr_scale": 1.0}  # type: ignore[method-assign, assignment]
+    assert [search.suggest(name)["params"]["width"] for name in ("a", "b")] == [2, 6]
+    assert search.suggest("c") is None and search.suggest("c") is None
+    search.on_trial_complete("a", ENDED)
+    assert search.suggest("c") is None
+    search.on_trial_complete("b", ENDED)
+    assert [search.suggest(name)["params"]["width"] for name in ("c", "d")] == [6, 2]
+    search.on_trial_complete("c", ENDED)
+    assert search.suggest("e") is None  # 50 waits for the last one to end; all by itself it may run
+    search.on_trial_complete("d", ENDED)
+    assert search.suggest("e")["params"]["width"] == 50
+    assert search.suggest("f") is None
+
+
+def test_a_clock_that_is_set_back_loses_no_epoch() -> None:
+    study = new_study()
+    searcher_of(study, scheduler="none", sampler="random").suggest("0")
+    record = [epoch(number, number / 10) | {"ended_s": 100.0 - number} for number in range(1, 8)]
+    search = searcher_of(study, scheduler="none", sampler="random", metrics=lambda number: record)
+    assert search.trials.all[0].accs == [number / 10 for number in range(1, 8)]

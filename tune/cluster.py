@@ -84,7 +84,7 @@ class Nodes(Callback):
         self._cpus, self._gpus = manifest.cpus_per_trial, manifest.gpus_per_trial
         self._searcher, self._console = searcher, console
         self._counted_s = time.monotonic()
-        self._lost_workers: list[tuple[float, str, Trial]] = []  # when (s), on which node, at which trial
+        self._lost_workers: list[tuple[float, str, int]] = []  # when (s), on which node, at which trial
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         if time.monotonic() - self._counted_s < EVERY_S:
@@ -100,12 +100,12 @@ class Nodes(Callback):
     def _pardon(self, alive: set[str]) -> None:
         """Take back the failures of trials whose worker went with its node, which Ray says later than the failure."""
         for lost in list(self._lost_workers):
-            at_s, node, trial = lost
+            at_s, node, number = lost
             if node not in alive:
-                trial.run_metadata.num_failures -= 1
+                self._searcher.pardon(number)
             if node not in alive or time.monotonic() - at_s > NODE_DEATH_S:
                 self._lost_workers.remove(lost)
 
-    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         if "node" in trial.last_result:
-            self._lost_workers.append((time.monotonic(), trial.last_result["node"], trial))
+            self._lost_workers.append((time.monotonic(), trial.last_result["node"], trial.config["number"]))

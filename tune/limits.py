@@ -46,7 +46,7 @@ def refusal(config: Config, num_classes: int, train_examples: int, limits: Mappi
         elif name == "train_flops":
             cost = config.epochs * epoch_flops(config, num_classes, train_examples)
         else:
-            cost = float(_needs(net, num_classes, train_examples).of_batch(config.batch_size))
+            cost = memory_bytes(config, num_classes, train_examples)
         if cost > limit:
             exceeded.append(f"{name} = {cost:.4g} is {cost / limit:.3g} times the limit of {limit:.4g}")
     return "; ".join(exceeded) or None
@@ -56,6 +56,12 @@ def epoch_flops(config: Config, num_classes: int, train_examples: int) -> float:
     """Floating-point operations of one epoch of training, counted as above."""
     images = train_examples // config.batch_size * config.batch_size
     return _flops_per_image(_shape(config), num_classes) * images
+
+
+def memory_bytes(config: Config, num_classes: int, train_examples: int, ranks: int = 1) -> float:
+    """What a training on CPUs takes, counted as above, in all of its processes."""
+    needs = _needs(_shape(config), num_classes, train_examples)
+    return float(ranks * needs.of_batch(config.batch_size // ranks))
 
 
 def parse_limits(texts: Iterable[str]) -> dict[str, float]:

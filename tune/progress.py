@@ -62,8 +62,9 @@ class Progress(Callback):
         if not self._console.is_terminal:
             leg = self._trials.all[number]
             reason = f": {leg.reason}" if leg.reason else ""
+            state = "broke off, to go on later" if leg.state == State.RUNNING else leg.state.value
             self._console.print(
-                f"trial {number} {leg.state.value}{reason} ({_reached(leg) or 'no epoch'}) | {self._summary()}",
+                f"trial {number} {state}{reason} ({_reached(leg) or 'no epoch'}) | {self._summary()}",
                 soft_wrap=True,
                 highlight=False,
             )

@@ -17,9 +17,6 @@ class LegScheduler(FIFOScheduler):
         super().__init__()
         self._waiting_for_worker: set[str] = set()
 
-    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        self._waiting_for_worker.discard(trial.trial_id)  # its worker died: it may ask for one again
-
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """The oldest pending leg that has not asked for a worker yet.
 

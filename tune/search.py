@@ -23,17 +23,19 @@ os.environ.update(
 )
 
 import ray
+import torch
 from ray import tune as ray_tune
 from rich.console import Console
 
 from model.command import run_command
 from model.config import InputError
 from model.data import Dataset
+from model.memory import PROCESS_BYTES, available_bytes
 from model.ranks import scaling
 from tune import warm_start
 from tune.checkpoint import Checkpoints, start_keeper
 from tune.cluster import Nodes, check_address, start_ray
-from tune.limits import epoch_flops, refusal
+from tune.limits import epoch_flops, memory_bytes, refusal
 from tune.mirror import Mirror
 from tune.plan import Options, new_run, resumed_run
 from tune.progress import Progress, announce, extent, resume_command, summarise
@@ -42,8 +44,6 @@ from tune.run import Manifest, Run, repair
 from tune.scheduler import LegScheduler
 from tune.searcher import StudySearcher
 from tune.trial import Worker
-
-WORKER_DEATHS = 3  # a trial whose worker died this often is not tried again
 
 
 def main(options: Options) -> None:
@@ -100,6 +100,8 @@ def _search(run: Run, dataset: Dataset, mirror: Mirror, options: Options, consol
     scratch = run.path / "ray"  # Ray's own state: nothing reads it again
     try:
         searcher.slots = start_ray(manifest, options.address, console)
+        if not (options.address or manifest.gpus_per_trial):
+            searcher.memory_bytes = available_bytes(torch.device("cpu")) - searcher.slots * PROCESS_BYTES
         if manifest.ranks > 1:
             _say_scaling(run, dataset, console)
         progress = Progress(run, searcher, console)
@@ -116,6 +118,7 @@ def _search(run: Run, dataset: Dataset, mirror: Mirror, options: Options, consol
                     checkpoints=checkpoints,
                     threads=manifest.threads,
                     ranks=manifest.ranks,
+                    gpus=manifest.gpus_per_trial,
                 ),
                 resources_per_trial={"cpu": manifest.cpus_per_trial, "gpu": manifest.gpus_per_trial},
                 search_alg=searcher,
@@ -123,7 +126,7 @@ def _search(run: Run, dataset: Dataset, mirror: Mirror, options: Options, consol
                 num_samples=-1,  # legs, until the searcher has finished
                 time_budget_s=options.time_budget_s,
                 reuse_actors=True,
-                max_failures=WORKER_DEATHS,
+                max_failures=0,  # what broke off is taken up again by the searcher, not at once
                 raise_on_failed_trial=False,
                 callbacks=[recorder, progress, nodes, ctrl_c],
                 name=scratch.name,
@@ -184,6 +187,7 @@ def _searcher(run: Run, dataset: Dataset) -> StudySearcher:
         budget=None if manifest.budget is None else manifest.budget * run.space.base.epochs,
         objective=run.objective,
         cost=lambda config: epoch_flops(config, classes, examples) / base_flops,
+        memory=lambda config: memory_bytes(config, classes, examples, manifest.ranks),
         refused=lambda config: refusal(config, classes, examples, run.space.limits),
         metrics=run.metrics,
         earlier=warm_start.load(run),

@@ -6,6 +6,7 @@ paused trial gets the free slot. The study in the run's journal is the record of
 epoch. A paused trial stays RUNNING there until the search is over; then it is PRUNED.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from tune.trials import State, Trial, Trials, asha_cost
 
 MODEL = "gp"
 MINUTE_S = 60.0
+BREAK_OFFS = 3  # a leg that broke off this often is not tried again
 ACCURACY = Objective()
 STATES = {TrialState.COMPLETE: State.DONE, TrialState.PRUNED: State.STOPPED, TrialState.FAIL: State.FAILED}
 
@@ -40,7 +42,8 @@ def trial_seed(search_seed: int, number: int) -> int:
 
 
 class StudySearcher(Searcher):
-    """Proposes legs: first those that a killed search left unfinished, then the bases, then what the sampler says.
+    """Proposes legs: first those that are unfinished, since a search was killed, a worker died or memory ran out, then
+    the bases, then what the sampler says.
 
     Args:
         study: the record.
@@ -53,6 +56,7 @@ class StudySearcher(Searcher):
             paused trials go on as long as ASHA would train in all for so many.
         objective: what finished trials are ranked by.
         cost: of one epoch of a config, in epochs of the base.
+        memory: bytes that a trial of a config takes; together those under way stay below `memory_bytes`.
         refused: why a config must not be trained, or None.
         metrics: the epochs on record for a trial, in order.
         earlier: observations of earlier searches, see ModelSampler.
@@ -71,16 +75,19 @@ class StudySearcher(Searcher):
         budget: float | None = None,
         objective: Objective = ACCURACY,
         cost: Callable[[Config], float] = lambda config: 1.0,
+        memory: Callable[[Config], float] = lambda config: 0.0,
         refused: Callable[[Config], str | None] = lambda config: None,
         metrics: Callable[[int], list[dict[str, Any]]] = lambda number: [],
         earlier: list[Earlier] | None = None,
     ) -> None:
         super().__init__(metric="acc", mode="max")
         self.slots, self.trials = slots, trials
+        self.memory_bytes = math.inf
+        """what all legs together may take; one by itself may always run"""
         self.settled: list[int] = []
         """trials that came to an end, for whoever clears up behind them; take them out when done"""
         self._study, self._space, self._seed, self._objective = study, space, seed, objective
-        self._most_trials, self._cost, self._refused = most_trials, cost, refused
+        self._most_trials, self._cost, self._memory, self._refused = most_trials, cost, memory, refused
         self.budget = asha_cost(trials, most_trials or 0) if budget is None else budget
         """epochs that the search trains in all, in epochs of the base; expected ones, where no budget was given"""
         self._budget_is_given = budget is not None
@@ -91,6 +98,7 @@ class StudySearcher(Searcher):
         self._propose = None if sampler == MODEL else SAMPLERS[sampler](question)
         self._used_up = False
         self._unfinished: list[int] = []
+        self._broken_off: dict[int, int] = {}  # how often the leg that a trial is in broke off
         self._restore(study.get_trials(deepcopy=False), metrics)
 
     def _restore(self, records: list[FrozenTrial], metrics: Callable[[int], list[dict[str, Any]]]) -> None:
@@ -98,7 +106,10 @@ class StudySearcher(Searcher):
         past = []
         for record in records:
             self._add(record.params)
-            past += [(epoch["ended_s"], epoch["epoch"], record.number, epoch) for epoch in metrics(record.number)]
+            at_s = 0.0
+            for epoch in metrics(record.number):
+                at_s = max(at_s, epoch["ended_s"])  # the clock may have been set back meanwhile
+                past.append((at_s, epoch["epoch"], record.number, epoch))
         for _, _, number, epoch in sorted(past, key=lambda item: item[:3]):
             self.trials.record(number, [epoch])
         for record in records:
@@ -126,10 +137,19 @@ class StudySearcher(Searcher):
         full = self._most_trials is not None and len(self.trials.all) >= self._most_trials
         return full or (self._budget_is_given and self.trials.spent >= self.budget)
 
+    @property
+    def _room(self) -> int:
+        """How many legs may be under way. Where one broke off, memory may be short: until it has come to its end half
+        as many run, and a quarter after its second time."""
+        return max(1, self.slots >> max(self._broken_off.values(), default=0))
+
     def suggest(self, trial_id: str) -> Any:
-        if len(self._legs) >= self.slots:
+        if len(self._legs) >= self._room:
             return None
         trial = self._next()
+        if trial and self._legs and self._memory_of(trial.number, *self._legs.values()) > self.memory_bytes:
+            self._unfinished.insert(0, trial.number)  # it waits for others to end, and no other overtakes it
+            return None
         if trial is None:
             if self._legs:
                 return None  # what they find may call for more
@@ -144,6 +164,11 @@ class StudySearcher(Searcher):
             "seed": trial_seed(self._seed, trial.number),
             "until_epoch": trial.next_stop,
         }
+
+    def _memory_of(self, *numbers: int) -> float:
+        if self.memory_bytes == math.inf:
+            return 0.0
+        return sum(self._memory(self._space.config(self.trials.all[number].params)) for number in numbers)
 
     def _next(self) -> Trial | None:
         """The trial that trains its next leg."""
@@ -217,17 +242,30 @@ class StudySearcher(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         number = self._legs.pop(trial_id)
+        trial = self.trials.all[number]
         failed: str | None = "its worker process died, several times"
         if result and not error:
             self._take(number, result["new_epochs"])  # Ray doesn't pass a leg's last result to on_trial_result
             failed = result["failed"]
-        trial = self.trials.all[number]
+        if (error or (result and result.get("out_of_memory") and self._legs)) and self._break_off(number) < BREAK_OFFS:
+            self._unfinished.insert(0, number)
+            return
+        self._broken_off.pop(number, None)
         self.trials.end_leg(number, failed)
         if trial.state == State.RUNNING:  # cut off by Ray, between rungs: at the end of --time-budget-s
             self._unfinished.append(number)
         self._tell(trial)
         for surplus in self.trials.surplus():
             self._stop(surplus)
+
+    def _break_off(self, number: int) -> int:
+        self._broken_off[number] = self._broken_off.get(number, 0) + 1
+        return self._broken_off[number]
+
+    def pardon(self, number: int) -> None:
+        """The trial's last leg broke off for no fault of its own: its node left."""
+        if number in self._broken_off:
+            self._broken_off[number] -= 1
 
     def _take(self, number: int, epochs: Iterable[dict[str, Any]]) -> None:
         epochs = list(epochs)

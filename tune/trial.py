@@ -14,6 +14,7 @@ from ray import tune as ray_tune
 
 from model.config import Config, InputError
 from model.data import Dataset, to_device
+from model.memory import OutOfMemory, release_freed_memory
 from model.meter import peak_memory, reset_peak_memory
 from model.ranks import RankError, Ranks
 from model.train import EpochMetrics, best_device, init_state, train
@@ -32,16 +33,17 @@ class Worker(ray_tune.Trainable):
     """
 
     def setup(  # type: ignore[override]  # with_parameters() gives the rest
-        self, config: dict[str, Any], dataset: Dataset, checkpoints: Checkpoints, threads: int, ranks: int
+        self, config: dict[str, Any], dataset: Dataset, checkpoints: Checkpoints, threads: int, ranks: int, gpus: float
     ) -> None:
         self._dataset, self._threads, self._ranks = dataset, threads, ranks
+        self._shares_memory = gpus < 1  # with other trials: what is too much beside them may fit later
         self._group: Ranks | None = None
         if ranks == 1:
             torch.set_num_threads(threads)
             self._data = to_device(dataset, best_device())
         self._checkpoints = checkpoints
-        gpus = ray.get_runtime_context().get_accelerator_ids()["GPU"]
-        self._worker = {"host": platform.node(), "pid": os.getpid(), "gpus": gpus}  # which slot trained an epoch
+        mine = ray.get_runtime_context().get_accelerator_ids()["GPU"]
+        self._worker = {"host": platform.node(), "pid": os.getpid(), "gpus": mine}  # which slot trained an epoch
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -61,12 +63,13 @@ class Worker(ray_tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         failed = disk_error = metrics = None
+        out_of_memory = False
         try:
             metrics = self._next_epoch()
-        except InputError as error:
-            failed = str(error)
         except Exception as error:  # whatever goes wrong in one trial must not end the search
-            failed = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            said = str(error).partition("\n")[0]
+            failed = said if isinstance(error, InputError) else f"{type(error).__name__}: {said}"
+            out_of_memory = self._shares_memory and _ran_out_of_memory(error)
         if metrics:
             entry = asdict(metrics) | {"diverged": metrics.diverged, "ended_s": time.time(), **self._worker}
             if self._ranks == 1:
@@ -80,11 +83,14 @@ class Worker(ray_tune.Trainable):
         done = not metrics or metrics.diverged or metrics.epoch == self._until_epoch
         if done:
             self._state_dict = self._epochs = None  # frees the net before the next trial builds its own
+            if self._shares_memory:
+                release_freed_memory()
         new_epochs, self._unreported = self._unreported, []
         return {
             "new_epochs": new_epochs,
             "acc": new_epochs[-1]["acc"] if new_epochs else math.nan,
             "failed": failed,
+            "out_of_memory": out_of_memory,
             "disk_error": disk_error,
             "done": done,
             "node": ray.get_runtime_context().get_node_id(),
@@ -124,3 +130,8 @@ class Worker(ray_tune.Trainable):
     def _save(self) -> None:
         assert self._state_dict is not None
         self._checkpoints.save(self._number, {"state": self._state_dict(), "history": self._history})
+
+
+def _ran_out_of_memory(error: Exception) -> bool:
+    known = isinstance(error, OutOfMemory | MemoryError | torch.OutOfMemoryError)
+    return known or "can't allocate memory" in str(error)  # torch has no type of its own for the CPU's
