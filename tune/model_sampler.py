@@ -57,7 +57,8 @@ class ModelSampler:
         self._question, self._objective = question, objective
         self._space, self._trials = question.space, question.trials
         self._starts = quasi_random(question)
-        self._guard_every = sum(question.trials.reduction_factor**k for k in range(len(question.trials.rungs) + 1))
+        reached = np.cumprod([1.0, *question.trials.shares])  # of all trials, each rung and the end, by ASHA's rule
+        self._guard_every = round(reached.sum() / reached[-1], 9)
         self._process = GaussianProcess(width(self._space) + bool(earlier))
         self._fitted = 0
         self._known: Ints = np.zeros(0, np.int64)  # trials that the process knows
@@ -77,7 +78,7 @@ class ModelSampler:
         decision = len(self._trials.observations) + self._trials.count(State.RUNNING, State.FAILED)
         rng = self._question.rng(1, decision, number or 0)
         self._learn(rng)
-        if decision % self._guard_every == 0:
+        if decision // self._guard_every > (decision - 1) // self._guard_every:
             guarded = self._guarded(waiting)
             if guarded:
                 return guarded
@@ -145,7 +146,7 @@ class ModelSampler:
         """The waiting trial of the highest rung with the best expected end, once enough have come there."""
         last = [trial for trial in waiting if trial.rung == len(trial.pauses)]
         there = sum(trial.rung == len(trial.pauses) for trial in self._trials.all)
-        if not last or there < self._trials.reduction_factor:
+        if not last or there * self._trials.shares[-1] < 1 - 1e-9:
             return None
         return self._best(last)
 

@@ -26,10 +26,10 @@ from tune.mirror import check_storage, run_folder
 from tune.run import Manifest, Run, create, here
 
 CPU_WIDTH, CPU_EPOCHS = 16, 8
-GRACE_FRAC = 0.75
+GRACE_FRAC = 0.5
 """of the epochs before asha's first rung. Before the learning rate has come down, ranks say little: over 72 configs of
 lr_regimes (benchmarks/lr_regimes_curves.json) the rank correlation with the final accuracy is 0.31 after a quarter of
-the epochs, 0.56 after half and 0.61 after three quarters; earlier rungs made searches worse, see search_quality."""
+the epochs, 0.56 after half and 0.61 after three quarters; an earlier rung made searches worse, see search_quality."""
 MIN_STEPS = 16  # per epoch
 
 
@@ -69,7 +69,7 @@ class Options:
     scheduler: Literal["asha", "none"] | None = None
     """asha pauses trials at rungs and goes on with the promising ones, none runs all to the end (default: asha)"""
     grace_epochs: int | None = None
-    """first epoch at which asha pauses a trial (default: three quarters of the base's)"""
+    """first epoch at which asha pauses a trial (default: half of the base's)"""
     reduction_factor: int | None = None
     """from one rung of asha to the next, epochs are multiplied and trials divided by it (default: 3)"""
     seed: int | None = None

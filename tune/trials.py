@@ -87,7 +87,8 @@ class Trials:
     Args:
         units: length of a full training of the base.
         grace: first rung, in units; None makes no rung, so that every trial runs to the end.
-        reduction_factor: eta in the paper; the best 1/eta of those that reached a rung are promoted.
+        reduction_factor: eta in the paper; the best 1/eta of those that reached a rung are promoted, or more where the
+            next rung is less than eta times as far, see `shares`.
     """
 
     def __init__(self, units: int, grace: int | None, reduction_factor: int) -> None:
@@ -97,6 +98,10 @@ class Trials:
         while rung < units:
             self.rungs.append(rung)
             rung *= reduction_factor
+        nexts = [*self.rungs, units][1:]
+        self.shares = [max(1 / reduction_factor, at / next) for at, next in zip(self.rungs, nexts, strict=True)]
+        """of those that reached a rung, how many are promoted: as much is trained from each rung to the next, if eta
+        lies between them; where it is less, as from 3/4 of a training to its end, going on is cheap"""
         self.all: list[Trial] = []
         self.observations: list[tuple[int, int]] = []
         """(number, epoch) of every accuracy at a rung or an end, as they came"""
@@ -178,7 +183,7 @@ class Trials:
         return values
 
     def promotable(self) -> Trial | None:
-        """The paused trial that ASHA promotes next: from the highest rung that has one among its best 1/eta; the best
+        """The paused trial that ASHA promotes next: from the highest rung that has one among its best share; the best
         of them, the earlier one where they tie. Diverged trials count among the others of their rung."""
         for rung in reversed(range(len(self.rungs))):
             waiting = [trial for trial in self.in_state(State.PAUSED) if trial.rung == rung + 1]
@@ -188,7 +193,7 @@ class Trials:
             values = self.at_rung(rung)
             mine = (best.accs[-1], -best.number)
             better = sum((value, -number) > mine for number, value in values.items())
-            if better < len(values) // self.reduction_factor:
+            if better < int(len(values) * self.shares[rung] + 1e-9):
                 return best
         return None
 
@@ -200,9 +205,9 @@ class Trials:
 
 
 def asha_cost(trials: Trials, started: int) -> float:
-    """Epochs that ASHA would train for so many started trials: all to the first rung, 1/eta of them to the next ..."""
-    stops, cost, share = [*trials.rungs, trials.units], 0.0, 1.0
-    for before, stop in zip([0, *stops], stops, strict=False):
-        cost += started * share * (stop - before)
-        share /= trials.reduction_factor
+    """Epochs that ASHA would train for so many started trials: all to the first rung, a share to the next, and so on."""
+    stops, cost, left = [*trials.rungs, trials.units], 0.0, float(started)
+    for before, stop, share in zip([0, *stops], stops, [*trials.shares, 0.0], strict=False):
+        cost += left * (stop - before)
+        left *= share
     return cost
