@@ -121,28 +121,47 @@ class GaussianProcess:
     def condition(self, data: Data) -> None:
         """Take these observations as what is known."""
         self._data = data
-        noise2 = np.exp(self.theta[-1])
-        k = self._kernel(data.x, data.s, data.trial) + (noise2 + JITTER) * np.eye(len(data))
+        v1, v2, ell, vb, tau2, noise2 = np.exp(self.theta[data.x.shape[1] :])
+        levels, of_level = np.unique(np.append(data.s, 1.0), return_inverse=True)
+        rbf = np.exp(-(((levels[:, None] - levels) / ell) ** 2) / 2)[of_level[:, None], of_level]  # s = 1 comes last
+        self._matern_known = self._matern(data.x)
+        k = self._matern_known * (v1 + v2 * rbf[:-1, :-1]) + vb * rbf[:-1, :-1]
+        k += tau2 * (data.trial[:, None] == data.trial) + (noise2 + JITTER) * np.eye(len(data))
         self._factor = (cholesky(k, lower=True), True)
         self._weights = cho_solve(self._factor, data.z)
+        self._rbf_to_end = rbf[-1, :-1]
+        self._trials, self._first, self._of_trial = np.unique(data.trial, return_index=True, return_inverse=True)
 
-    def _kernel(self, x: Array, s: Array, trial: Ints) -> Array:
-        """Covariance of these points with the known observations, without their noise, [n, known]."""
-        dims, data = x.shape[1], self._data
-        v1, v2, ell, vb, tau2, _ = np.exp(self.theta[dims:])
-        rbf = np.exp(-(((s[:, None] - data.s) / ell) ** 2) / 2)
+    def _matern(self, x: Array) -> Array:
+        """M of configs x, [n, d], and those known, [n, known]."""
         lengths = np.exp(self.theta[: x.shape[1]])
+        r = cdist(x * (np.sqrt(5) / lengths), self._data.x * (np.sqrt(5) / lengths))
+        result: Array = (1 + r + r * r / 3) * np.exp(-r)
+        return result
+
+    def _at_end(self, matern: Array, trial: Ints, weights: Array) -> Array:
+        """Covariance of final values, of configs of which M is given and of these trials or NO_TRIAL, with the known
+        observations, times weights; [n]. The matrix itself is not needed."""
+        v1, v2, _, vb, tau2, _ = np.exp(self.theta[self._data.x.shape[1] :])
+        own: Array = self._own(np.bincount(self._of_trial, weights).astype(float), trial)
         result: Array = (
-            _matern(cdist(x / lengths, data.x / lengths)) * (v1 + v2 * rbf)
-            + vb * rbf
-            + tau2 * (trial[:, None] == data.trial)
+            matern @ ((v1 + v2 * self._rbf_to_end) * weights) + vb * (self._rbf_to_end @ weights) + tau2 * own
         )
         return result
 
+    def _own(self, values: Array, trial: Ints) -> Array:
+        """Of a value for each known trial, those of these trials, 0 where one is not known."""
+        place = np.minimum(np.searchsorted(self._trials, trial), len(self._trials) - 1)
+        return np.where(self._trials[place] == trial, values[place], 0.0)
+
     def mean(self, x: Array, trial: Ints) -> Array:
         """Expected final value of configs x, [n, d], of these trials or NO_TRIAL."""
-        result: Array = self._kernel(x, np.ones(len(x)), trial) @ self._weights
-        return result
+        return self._at_end(self._matern(x), trial, self._weights)
+
+    def known(self) -> tuple[Ints, Array]:
+        """The trials that were observed, in order, and the expected final value of a new trial of each one's config."""
+        at = self._matern_known[self._first]
+        return self._trials, self._at_end(at, np.full(len(at), NO_TRIAL), self._weights)
 
     def draw(self, rng: np.random.Generator) -> Callable[[Array, Ints], Array]:
         """One function from the posterior: final values of configs x, [n, d], of these trials or NO_TRIAL."""
@@ -166,26 +185,17 @@ class GaussianProcess:
         levels, of_level = np.unique(np.append(data.s, 1.0), return_inverse=True)
         curve_cov = vb * np.exp(-(((levels[:, None] - levels) / ell) ** 2) / 2) + JITTER * np.eye(len(levels))
         curve = (cholesky(curve_cov, lower=True) @ rng.standard_normal(len(levels)))[of_level]
-        trials, of_trial = np.unique(data.trial, return_inverse=True)
-        own = np.sqrt(tau2) * rng.standard_normal(len(trials))
+        own = np.sqrt(tau2) * rng.standard_normal(len(self._trials))
         noise = np.sqrt(noise2) * rng.standard_normal(len(data))
-        drawn = prior(data.x, data.s) + curve[:-1] + own[of_trial] + noise
+        drawn = prior(data.x, data.s) + curve[:-1] + own[self._of_trial] + noise
         correction = cho_solve(self._factor, data.z - drawn)
 
         def posterior(x: Array, trial: Ints) -> Array:
-            at_end = np.ones(len(x))
-            place = np.minimum(np.searchsorted(trials, trial), len(trials) - 1)
-            mine = np.where(trials[place] == trial, own[place], 0.0)
-            result: Array = prior(x, at_end) + curve[-1] + mine + self._kernel(x, at_end, trial) @ correction
+            drawn = prior(x, np.ones(len(x))) + curve[-1] + self._own(own, trial)
+            result: Array = drawn + self._at_end(self._matern(x), trial, correction)
             return result
 
         return posterior
-
-
-def _matern(distance: Array) -> Array:
-    r = np.sqrt(5) * distance
-    result: Array = (1 + r + r * r / 3) * np.exp(-r)
-    return result
 
 
 def how_far(share: Array, units: int) -> Array:

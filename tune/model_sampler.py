@@ -61,9 +61,9 @@ class ModelSampler:
         self._guard_every = round(reached.sum() / reached[-1], 9)
         self._process = GaussianProcess(width(self._space) + bool(earlier))
         self._fitted = 0
-        self._known: Ints = np.zeros(0, np.int64)  # trials that the process knows
         self._earlier = self._known_before(earlier)
-        self._points: dict[int, Array] = {}  # features of trials, by number
+        self._points = self._features(np.zeros((0, len(self._space.domains))))  # of the trials, a row each
+        self._seen = np.zeros((0, 3))  # number, accuracy and share of the training of each observation
 
     def choose(self, number: int | None) -> Params | Resume | None:
         """What to do with a free slot: params of trial `number`, or a trial to take up; None if `number` is None, no
@@ -95,10 +95,13 @@ class ModelSampler:
         return self._question.first(draws(self._question, self._question.rng(3, number)))
 
     def _points_of(self, trials: list[Trial]) -> Array:
-        for trial in trials:
-            if trial.number not in self._points:
-                self._points[trial.number] = self._features(trial.shares[None])[0]
-        return np.array([self._points[trial.number] for trial in trials])
+        return self._rows(_numbers(trials))
+
+    def _rows(self, numbers: Ints) -> Array:
+        new = self._trials.all[len(self._points) :]
+        if new:
+            self._points = np.vstack([self._points, self._features(np.array([trial.shares for trial in new]))])
+        return self._points[numbers]
 
     def _features(self, shares: Array) -> Array:
         """Configs of this search as the model sees them, [n, k]."""
@@ -130,25 +133,26 @@ class ModelSampler:
         data = self._data(count)
         data = data[_some(data.s, KNOW_AT_MOST, rng)]
         self._process.condition(data)
-        self._known = np.unique(data.trial[data.trial > NO_TRIAL])
 
     def _data(self, count: int) -> Data:
         """The first `count` observations, and those of earlier searches."""
-        taken = self._trials.observations[:count]
-        trials = [self._trials.all[number] for number, _ in taken]
-        acc = np.array([trial.accs[epoch - 1] for trial, (_, epoch) in zip(trials, taken, strict=True)])
-        share = np.array([epoch / trial.epochs for trial, (_, epoch) in zip(trials, taken, strict=True)])
+        trials = self._trials
+        for number, epoch in trials.observations[len(self._seen) :]:
+            trial = trials.all[number]
+            self._seen = np.vstack([self._seen, (number, trial.accs[epoch - 1], epoch / trial.epochs)])
+        numbers, acc, share = self._seen[:count].T
         self._to_z = standardised(acc, SPREAD_FLOOR)
-        data = Data(self._points_of(trials), how_far(share, self._trials.units), _numbers(trials), self._to_z(acc))
+        of_trial = numbers.astype(np.int64)
+        data = Data(self._rows(of_trial), how_far(share, trials.units), of_trial, self._to_z(acc))
         return joined([data, self._earlier]) if self._earlier else data
 
     def _guarded(self, waiting: list[Trial]) -> Resume | None:
         """The waiting trial of the highest rung with the best expected end, once enough have come there."""
         last = [trial for trial in waiting if trial.rung == len(trial.pauses)]
-        there = sum(trial.rung == len(trial.pauses) for trial in self._trials.all)
-        if not last or there * self._trials.shares[-1] < 1 - 1e-9:
+        if not last:
             return None
-        return self._best(last)
+        there = sum(trial.rung == len(trial.pauses) for trial in self._trials.all)
+        return self._best(last) if there * self._trials.shares[-1] > 1 - 1e-9 else None
 
     def _best(self, waiting: list[Trial]) -> Resume:
         """The one with the best expected end."""
@@ -184,9 +188,9 @@ class ModelSampler:
         """Shares of new configs: anywhere, and near the trials with the best expected ends, [n, d]."""
         count = len(self._space.domains)
         anywhere = rng.random((ANYWHERE, count))
-        tried = [self._trials.all[number] for number in self._known]
-        means = self._process.mean(self._points_of(tried), np.full(len(tried), NO_TRIAL))
-        best = [tried[i].shares for i in np.argsort(-means, kind="stable")[:BEST]]
+        numbers, means = self._process.known()
+        numbers, means = numbers[numbers > NO_TRIAL], means[numbers > NO_TRIAL]
+        best = [self._trials.all[number].shares for number in numbers[np.argsort(-means, kind="stable")[:BEST]]]
         centres = np.array(best)[rng.integers(len(best), size=NEARBY)]
         return np.vstack([anywhere, _moved(centres, NEAR_SD, MOVED, rng)])
 

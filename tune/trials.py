@@ -205,7 +205,7 @@ class Trials:
 
 
 def asha_cost(trials: Trials, started: int) -> float:
-    """Epochs that ASHA would train for so many started trials: all to the first rung, a share to the next, and so on."""
+    """Epochs that ASHA would train for so many started trials: all to the first rung, a share to the next ..."""
     stops, cost, left = [*trials.rungs, trials.units], 0.0, float(started)
     for before, stop, share in zip([0, *stops], stops, [*trials.shares, 0.0], strict=False):
         cost += left * (stop - before)
