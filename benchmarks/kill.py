@@ -1,10 +1,11 @@
 """SIGKILL a search at random moments, resume it, and check that nothing was lost or done twice.
 
-    python benchmarks/kill.py --kills 20
+    python -m benchmarks.kill --kills 20
 
-Each round starts (or resumes) a search of digits in a process group of its own, waits a random time, kills the whole
-group with SIGKILL, and compares the run folder before and after. When it has been killed often enough the search is
-resumed to its end.
+Each kill hits, by chance, the search with its whole process group, from before Ray is up to well into the trials, or
+one of its workers while it trains. After a search was killed the run folder is compared with what it was before, and
+the search is resumed; after a worker was killed it goes on by itself. In the end it is resumed to its end, and every
+epoch that was ever on record must still be there, unchanged, and none twice.
 """
 
 import json
@@ -15,14 +16,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tyro
 
+from tune.run import Run
+
 REPO = Path(__file__).parent.parent
-EPOCHS = 5
+EPOCHS = 20
+PER_TRIAL = 2  # workers of a trial that are killed; after the third the search would rightly give it up
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Options:
 
     kills: int = 20
     """how often"""
-    trials: int = 200
+    trials: int = 80
     """trials of the search"""
     seed: int = 0
     """of the random moments"""
@@ -45,45 +51,67 @@ def kill_and_resume(folder: Path, *, kills: int, trials: int, seed: int, say: An
     """
     moments = random.Random(seed)
     run = folder / "runs" / "killed"
-    new = [
-        "--space",
-        "lr_regimes",
-        "--data",
-        "digits",
-        "--trials",
-        str(trials),
-        "--epochs",
-        str(EPOCHS),
-        "--width",
-        "2",
-    ]
-    new += ["--cpus-per-trial", "1", "--name", run.name]
-    done = 0
-    while done < kills:
-        arguments = ["--resume", str(run)] if (run / "run.json").exists() else new
-        search = _start(folder, arguments)
-        # from before Ray is up to well into the trials, which start after 6 to 12 seconds
-        time.sleep(moments.uniform(1, 25))
+    new = ["--space", "lr_regimes", "--data", "digits", "--trials", str(trials), "--epochs", str(EPOCHS)]
+    new += ["--width", "2", "--cpus-per-trial", "1", "--name", run.name]
+    killed = {"searches": 0, "workers": 0}
+    victims: Counter[int] = Counter()
+    search = None
+    while sum(killed.values()) < kills:
+        before = _snapshot(run)
+        if search is None:
+            search = _start(folder, ["--resume", str(run)] if (run / "run.json").exists() else new)
+            time.sleep(moments.uniform(0.5, 12))  # trials start after about 6 seconds
+        else:
+            time.sleep(moments.uniform(0, 4))
         if search.poll() is not None:
             assert search.returncode == 0, f"the search failed by itself:\n{(folder / 'output').read_text()}"
-            say(f"the search was finished after {done} kills: give it more trials")
+            say(f"the search was finished after {sum(killed.values())} kills: give it more trials")
             break
-        os.killpg(search.pid, signal.SIGKILL)
-        search.wait()
-        done += 1
-        say(f"kill {done}: {_totals(_snapshot(run))}")
-        before = _snapshot(run)
-        time.sleep(moments.choice([0.0, 2.0]))  # workers outlive the driver for a moment: meet them, or not
+        under_way = _under_way(run, victims) if moments.random() < 0.5 else []
+        worker = moments.choice(under_way) if under_way else None
+        if worker:
+            number, pid = worker
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            victims[number] += 1
+            killed["workers"] += 1
+        else:
+            os.killpg(search.pid, signal.SIGKILL)
+            search.wait()
+            search = None
+            killed["searches"] += 1
+        say(f"kill {sum(killed.values())} ({'a worker' if worker else 'the search'}): {_totals(_snapshot(run))}")
         _check(before, _snapshot(run))
+        if not search:
+            time.sleep(moments.choice([0.0, 2.0]))  # workers outlive the search for a moment: meet them, or not
     before = _snapshot(run)
-    search = _start(folder, ["--resume", str(run)])
-    assert search.wait(timeout=600) == 0, (folder / "output").read_text()
+    search = search or _start(folder, ["--resume", str(run)])
+    assert search.wait(timeout=1800) == 0, (folder / "output").read_text()
     after = _snapshot(run)
     _check(before, after)
-    assert len(after) == trials
+    states = Counter(trial.state.name for trial in Run(run).study().get_trials(deepcopy=False))
+    assert len(after) == trials and set(states) <= {"COMPLETE", "PRUNED"}, states
     for number, (_, epochs) in after.items():
         assert epochs, f"trial {number} has no epoch"
-    return {"kills": done, "trials": len(after), "epochs": sum(len(epochs) for _, epochs in after.values())}
+    assert not list(run.glob("trials/*/checkpoint*"))
+    return {**killed, "trials": len(after), "epochs": sum(len(epochs) for _, epochs in after.values())}
+
+
+def _under_way(run: Path, victims: Counter[int]) -> list[tuple[int, int]]:
+    """Trials in training, with the worker of each, but for those that were hit too often."""
+    return [
+        (number, epochs[-1]["pid"])
+        for number, (_, epochs) in sorted(_snapshot(run).items())
+        if epochs and len(epochs) not in (EPOCHS // 2, EPOCHS)
+        if victims[number] < PER_TRIAL and _is_worker(epochs[-1]["pid"])
+    ]
+
+
+def _is_worker(pid: int) -> bool:
+    try:
+        return b"ray::" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def _start(folder: Path, arguments: list[str]) -> subprocess.Popen[bytes]:

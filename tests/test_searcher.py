@@ -211,16 +211,16 @@ def test_the_score_of_an_objective_is_what_the_study_holds() -> None:
     )
     Lab(lambda params, number: number / 10).run(search)
     assert study.trials[0].value == pytest.approx(1 + 9 / 21)
-    incumbent = search.incumbent()
+    incumbent = search.incumbent
     assert incumbent is not None and incumbent.number == 0
 
 
 def test_the_incumbent_is_the_best_finished_trial() -> None:
     search = searcher_of(new_study(), sampler="random", scheduler="none", most_trials=6)
-    assert search.incumbent() is None
+    assert search.incumbent is None
     lab = Lab().run(search)
     best = max(lab.history, key=lambda number: lab.history[number][-1]["acc"])
-    incumbent = search.incumbent()
+    incumbent = search.incumbent
     assert incumbent is not None and incumbent.number == best
     assert incumbent.accs[-1] == max(smooth(leg["params"], EPOCHS) for leg in lab.suggestions)
     assert set(incumbent.params) == set(SPACE.domains)

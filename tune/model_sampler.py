@@ -207,9 +207,11 @@ class ModelSampler:
     def _fails(self, points: Array, rng: np.random.Generator) -> Any:
         """Whether a training at each point is likely to fail, as trees learn it from the trials so far. They find the
         one parameter that failures hang on; the process, whose length scales are those of accuracy, doesn't."""
+        if not self._trials.count(State.FAILED) or not len(points):
+            return np.zeros(len(points), bool)
         tried = [trial for trial in self._trials.all if trial.state != State.RUNNING]
         failed = np.array([trial.state == State.FAILED for trial in tried])
-        if not failed.any() or failed.all() or not len(points):
+        if failed.all():
             return np.zeros(len(points), bool)
         trees = ExtraTreesClassifier(TREES, min_samples_leaf=2, random_state=int(rng.integers(2**31)))
         chance = trees.fit(self._points_of(tried), failed).predict_proba(points)[:, 1]

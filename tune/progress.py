@@ -79,7 +79,7 @@ class Progress(Callback):
         return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
     def _incumbent(self) -> str:
-        best = self._searcher.incumbent()
+        best = self._searcher.incumbent
         if not best:
             return "no full-length trial yet"
         return f"best val acc {100 * best.accs[-1]:.2f}% (trial {best.number}, n = 1 seed)"

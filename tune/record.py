@@ -31,7 +31,7 @@ class Recorder(Callback):
     def _finish_interrupted(self) -> None:
         """Close trials that ended just before a kill: their checkpoint still lies there."""
         for trial in self._run.study().get_trials(deepcopy=False):
-            if trial.state.is_finished() and (self._run.trial_dir(trial.number) / CHECKPOINT).exists():
+            if trial.state.is_finished() and any(self._run.trial_dir(trial.number).glob(f"{CHECKPOINT}*")):
                 self._open(trial.number, trial.params, trial.user_attrs["seed"])
                 self._close(trial.number)
 
@@ -78,5 +78,6 @@ class Recorder(Callback):
             last = self._last.pop(number, None)
             complete = self._searcher.trials.all[number].state == State.DONE
             self._events.pop(number).close(last, complete=complete)
-        (self._run.trial_dir(number) / CHECKPOINT).unlink(missing_ok=True)  # finished: it is not needed again
+        for file in self._run.trial_dir(number).glob(f"{CHECKPOINT}*"):  # also what a killed worker left half-written
+            file.unlink(missing_ok=True)  # finished: it is not needed again
         self._mirror.finished(number)

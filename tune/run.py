@@ -15,6 +15,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +42,7 @@ from tune.trials import Trials
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 MANIFEST_VERSION = 1
+UNBORN = {"trials", "journal.log", "run.json.tmp"}  # what a folder holds before its manifest is written
 PACKAGES = ("ray", "torch", "torchvision", "optuna", "tensorboard")
 
 
@@ -227,6 +229,8 @@ def create(runs_dir: Path, name: str, manifest: Manifest) -> Run:
         raise InputError(f"--name {name!r}: it must be a single folder name without path parts (see also --runs-dir)")
     path = runs_dir / name
     try:
+        if path.is_dir() and {file.name.partition(".lock")[0] for file in path.rglob("*")} <= UNBORN:
+            shutil.rmtree(path)  # left by a search that was killed before it was a run
         path.mkdir(parents=True)
         (path / "trials").mkdir()
         storage = JournalStorage(JournalFileBackend(str(path / "journal.log")))

@@ -84,6 +84,8 @@ class StudySearcher(Searcher):
         self.slots, self.trials = slots, trials
         self.memory_bytes = math.inf
         """what all legs together may take; one by itself may always run"""
+        self.incumbent: Trial | None = None
+        """the best finished trial so far, the earlier one where they tie"""
         self.settled: list[int] = []
         """trials that came to an end, for whoever clears up behind them; take them out when done"""
         self._study, self._space, self._seed, self._objective = study, space, seed, objective
@@ -117,6 +119,8 @@ class StudySearcher(Searcher):
             if record.state.is_finished():
                 trial.reason = record.user_attrs.get("reason", "")
                 self.trials.move(trial, STATES[record.state])
+                if trial.state == State.DONE:
+                    self._consider(trial)
                 continue
             self._report(trial.number, metrics(trial.number))
             self.trials.end_leg(trial.number)
@@ -125,10 +129,10 @@ class StudySearcher(Searcher):
             else:
                 self._tell(trial)
 
-    def incumbent(self) -> Trial | None:
-        """The best finished trial so far."""
-        done = self.trials.in_state(State.DONE)
-        return max(done, key=lambda trial: (self._score(trial), -trial.number)) if done else None
+    def _consider(self, done: Trial) -> None:
+        best = self.incumbent
+        if not best or (self._score(done), -done.number) > (self._score(best), -best.number):
+            self.incumbent = done
 
     def is_over(self) -> bool:
         """Whether nothing is left to train: no leg is unfinished, and no trial may start or go on."""
@@ -282,6 +286,7 @@ class StudySearcher(Searcher):
     def _tell(self, trial: Trial) -> None:
         """Give a trial that has come to an end its final state in the study."""
         if trial.state == State.DONE:
+            self._consider(trial)
             if self._objective.needs_cost:
                 cost = self._objective.cost(trial.accs, trial.costs(self._objective.by_time))
                 StudyTrial(self._study, self._study_id(trial.number)).set_user_attr("cost", cost)

@@ -62,6 +62,7 @@ class Worker(ray_tune.Trainable):
             self._group.close()
 
     def step(self) -> dict[str, Any]:
+        began_s = time.time()
         failed = disk_error = metrics = None
         out_of_memory = False
         try:
@@ -71,7 +72,8 @@ class Worker(ray_tune.Trainable):
             failed = said if isinstance(error, InputError) else f"{type(error).__name__}: {said}"
             out_of_memory = self._shares_memory and _ran_out_of_memory(error)
         if metrics:
-            entry = asdict(metrics) | {"diverged": metrics.diverged, "ended_s": time.time(), **self._worker}
+            entry = asdict(metrics) | {"diverged": metrics.diverged, **self._worker}
+            entry |= {"began_s": began_s, "ended_s": time.time()}
             if self._ranks == 1:
                 entry |= peak_memory(self._data.device)
             self._history.append(entry)
