@@ -20,7 +20,7 @@ def regret(
     """How much the best finished trial of a search falls short of 0.9, the best there is."""
     search = searcher_of(new_study(), space, seed=seed, budget=trainings * EPOCHS, slots=2, **given)
     Lab(value_of).run(search)
-    incumbent = search.incumbent()
+    incumbent = search.incumbent
     return 0.9 - (incumbent.accs[-1] if incumbent else 0.0)
 
 

@@ -134,7 +134,7 @@ def test_a_search_finds_a_cheaper_config_that_reaches_the_target() -> None:
         done = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
         best = max(done, key=lambda trial: trial.value)
         found.append(cost_to(best.params, target))
-        incumbent = search.incumbent()
+        incumbent = search.incumbent
         assert incumbent is not None and incumbent.number == best.number
         assert best.value == pytest.approx(1 + 9 / (9 + found[-1]))
         assert found[-1] == min(cost_to(trial.params, target) for trial in done)
