@@ -27,11 +27,12 @@ where the present choice had 6.1, 4.9, 3.7, 2.8 (differences below about 0.4 may
 100 near the best instead of 100 and 300: 6.1, 5.2, 3.8, 3.0 to 6.6, 5.3, 3.7, 3.2. A prior with less in common between
 early and late (v1 = v2 = 0.5): 6.8, 5.7, 3.9, 3.3. No centre point among the starts: 6.5, 5.6, 4.2, 3.6. In the last
 30% or 50% of a known budget only finishing what waits: 6.2, 4.9, 3.7, 3.2 and 6.6, 5.1, 3.9, 3.5. An unknown base
-trained to its end at once: 9.8, 7.7, 4.2, 3.2, since a completed trial is exported before better ones that wait. On the
-own curves, 200 seeds (standard error 0.05), where the present choice (first rung after 6 of 12 epochs, the best half goes
-on) has 3.4, 3.0, 2.4, 2.1: first rung after 9 and the best third goes on 3.4, 3.2, 2.6, 2.4; after 9 and the best three
-quarters 3.4, 3.0, 2.5, 2.2; after 10, the best 10 of 12 3.2, 3.0, 2.4, 2.1; after 3, the best third 4.2, 4.2, 3.2, 2.5;
-no pausing 3.2, 3.0, 2.4, 2.1, as good here, where even the worst of the space learn.
+trained to its end at once: 9.8, 7.7, 4.2, 3.2, since a completed trial is exported before better ones that wait.
+
+On the own curves, 200 seeds (standard error 0.05), where the present choice (first rung after 6 of 12 epochs, the best
+half goes on) has 3.4, 3.0, 2.4, 2.1: first rung after 9, the best third goes on: 3.4, 3.2, 2.6, 2.4; after 9, the best
+three quarters: 3.4, 3.0, 2.5, 2.2; after 10, the best 10 of 12: 3.2, 3.0, 2.4, 2.1; after 3, the best third: 4.2, 4.2,
+3.2, 2.5; no pausing: 3.2, 3.0, 2.4, 2.1, as good here, where even the worst of the space learn.
 """
 
 import json
