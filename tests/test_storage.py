@@ -108,7 +108,7 @@ def test_a_store_that_fails_does_not_end_the_search(store: ThreadedMotoServer, t
         [8, 6],
         [8, 8],
     )  # the second may have stayed at its rung
-    assert out.count("the search goes on and tries again") == 1
+    assert out.count("it goes on without and tries again") == 1
     assert "lacks the latest of the run" in out and "Traceback" not in out
 
 
@@ -184,6 +184,14 @@ def test_any_state_of_a_mirror_in_the_making_can_be_resumed(finished: Path, tmp_
         assert epochs_of(run.path) == epochs_of(full.path)
         runs += 1
     assert runs
+
+
+def test_what_confirm_finds_goes_into_the_store(finished: Path, tmp_path: Path, command: Callable) -> None:
+    copy = shutil.copytree(finished / "store" / "run", tmp_path / "store" / "run")
+    done = command("tune.confirm", f"file://{copy}", "--top", 1, "--seeds", 1)
+    assert done.returncode == 0, done.stderr
+    here = tmp_path / "runs" / "run" / "confirm" / "confirm.json"
+    assert (copy / "confirm" / "confirm.json").read_text() == here.read_text()
 
 
 def test_trials_that_the_journal_does_not_know_are_left_out(finished: Path, tmp_path: Path) -> None:

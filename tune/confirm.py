@@ -27,7 +27,7 @@ from model.config import Config, InputError
 from model.data import Dataset, describe, to_device
 from model.ranks import Ranks
 from model.train import EpochMetrics, best_device, train
-from tune.mirror import run_folder
+from tune.mirror import Mirror, run_folder
 from tune.progress import short
 from tune.run import Run, final_acc, repair
 from tune.searcher import stream
@@ -78,7 +78,11 @@ def main(options: Options) -> None:
         rows = [_row(run, trial, _results(run)[trial.number]) for trial in candidates]
         rows.sort(key=lambda row: -row["mean_acc"])
         content = {"rows": rows, "dataset": run.manifest.dataset, "fingerprint": run.manifest.fingerprint}
-        (run.path / "confirm" / "confirm.json").write_text(json.dumps(content, indent=2) + "\n")
+        temporary = run.path / "confirm" / "confirm.json.tmp"
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        temporary.replace(run.path / "confirm" / "confirm.json")
+        with Mirror(run, console):
+            pass  # brings it to the run's storage, after the timed trainings
     _show(run, rows, console)
 
 

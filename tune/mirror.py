@@ -99,7 +99,7 @@ class Mirror:
         if not self._failing:
             assert self.storage
             self._console.print(
-                f"warning: no copy in {self.storage.uri} ({first_line(error)}); the search goes on and tries again",
+                f"warning: no copy in {self.storage.uri} ({first_line(error)}); it goes on without and tries again",
                 style="yellow",
             )
         self._failing = True
