@@ -181,12 +181,14 @@ def test_a_knob_without_effect_in_a_trial_stays_at_its_default_there() -> None:
     assert len({config["momentum"] for config in configs if config["solver"] == "sgd"}) > 5
 
 
-def test_a_leg_that_ray_cuts_off_is_proposed_again() -> None:
-    """At the end of --time-budget-s Ray completes all that runs, between rungs."""
+@pytest.mark.parametrize("last", [{"new_epochs": [epoch(1, 0.1)], "failed": None}, {"trial_id": "a"}, None])
+def test_a_leg_that_ray_cuts_off_is_proposed_again(last: dict[str, Any] | None) -> None:
+    """At the end of --time-budget-s Ray completes all that runs, between rungs, or before its first report."""
     search = searcher_of(new_study(), scheduler="none", sampler="random")
     first = search.suggest("a")
-    search.on_trial_result("a", {"new_epochs": [epoch(1, 0.1)], "failed": None})
-    search.on_trial_complete("a", {"new_epochs": [epoch(1, 0.1)], "failed": None})
+    if last and "new_epochs" in last:
+        search.on_trial_result("a", last)
+    search.on_trial_complete("a", last)
     assert search.suggest("b") == first and not search.is_over()
 
 

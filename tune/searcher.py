@@ -247,11 +247,12 @@ class StudySearcher(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         number = self._legs.pop(trial_id)
         trial = self.trials.all[number]
-        failed: str | None = "its worker process died, several times"
-        if result and not error:
+        failed: str | None = "its worker process died, several times" if error else None
+        short_of_memory = False
+        if result and "new_epochs" in result and not error:  # else Ray cut it off before its first report
             self._take(number, result["new_epochs"])  # Ray doesn't pass a leg's last result to on_trial_result
-            failed = result["failed"]
-        if (error or (result and result.get("out_of_memory") and self._legs)) and self._break_off(number) < BREAK_OFFS:
+            failed, short_of_memory = result["failed"], bool(result.get("out_of_memory") and self._legs)
+        if (error or short_of_memory) and self._break_off(number) < BREAK_OFFS:
             self._unfinished.insert(0, number)
             return
         self._broken_off.pop(number, None)
