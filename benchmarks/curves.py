@@ -93,6 +93,15 @@ class Task:
             points = np.clip(np.repeat(top, 200, axis=0) + rng.normal(0, sd, (4000, len(domains))), 0, 1)
         return best
 
+    def with_prior(self, *, good: bool) -> "Task":
+        """The same task in a space that declares its best (or worst) of 4,096 points as the prior."""
+        points = qmc.Sobol(len(self.space.domains), scramble=True, rng=0).random_base2(12)
+        params = [params_at(self.space, point) for point in points]
+        finals = self.accuracy(params, [self.epochs])[:, 0]
+        believed = params[int(finals.argmax() if good else finals.argmin())]
+        domains = {name: replace(domain, prior=believed[name]) for name, domain in self.space.domains.items()}
+        return replace(self, space=replace(self.space, domains=domains))
+
 
 class Point(SimpleNamespace):
     """A config of a task that has no `Config`: fields, and all of them as a dict."""
