@@ -22,7 +22,7 @@ from tune.objective import Objective, fit_log_cost
 from tune.samplers import Params, Question, draws, quasi_random
 from tune.trials import State, Trial
 
-STARTS = 4  # trials after the bases, before the model decides: the centre of the space and quasi-random ones
+STARTS = 4  # trials after the bases, before the model decides: priors and the centre of the rest, quasi-random ones
 FIT_AT_MOST, KNOW_AT_MOST = 150, 400  # observations to fit hyperparameters on, to condition on
 REFIT = 1.15  # growth of the data from one fit to the next
 ANYWHERE, NEARBY, AROUND_BEST = 100, 300, 100  # candidates: uniform, near the best trials, around the best candidate
@@ -85,7 +85,8 @@ class ModelSampler:
         return self._draw(number, waiting, rng)
 
     def _start(self, number: int) -> Params:
-        centre = params_at(self._space, np.full(len(self._space.domains), 0.5))
+        believed = {name: domain.prior for name, domain in self._space.domains.items() if domain.prior is not None}
+        centre = params_at(self._space, shares_of(self._space, believed))  # the middle of the others
         if number == len(self._space.bases) and not self._trials.tried(centre) and self._question.allowed(centre):
             return centre
         params = self._starts(number)
