@@ -104,10 +104,8 @@ def test_a_store_that_fails_does_not_end_the_search(store: ThreadedMotoServer, t
     assert search.returncode == 0, out
     run = Path(tmp_path / "runs" / "away")
     assert [trial.state.is_finished() for trial in Run(run).study().trials] == [True, True]
-    assert [len(epochs) for epochs in epochs_of(run).values()] in (
-        [8, 6],
-        [8, 8],
-    )  # the second may have stayed at its rung
+    base, second = map(len, epochs_of(run).values())
+    assert base == 8 and second in (4, 8)  # it may have stayed at its rung
     assert out.count("it goes on without and tries again") == 1
     assert "lacks the latest of the run" in out and "Traceback" not in out
 
