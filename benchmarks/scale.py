@@ -41,7 +41,7 @@ class Options:
     """near-empty trials; 0 leaves that search out"""
     busy_trials: int = 40
     """trials of about five seconds; 0 leaves that search out"""
-    width: int = 10
+    width: int = 5
     """of the net in these"""
 
 

@@ -26,6 +26,7 @@ import ray
 import torch
 from ray import tune as ray_tune
 from rich.console import Console
+from threadpoolctl import threadpool_limits
 
 from model.command import run_command
 from model.config import InputError
@@ -63,7 +64,8 @@ def main(options: Options) -> None:
             _extend(run, options)
         announce(run, dataset, console)
         try:
-            with Mirror(run, console) as mirror:
+            # the cores are the workers': small matrices over several threads here took three times as long
+            with Mirror(run, console) as mirror, threadpool_limits(1):
                 _search(run, dataset, mirror, options, console)
         except KeyboardInterrupt:
             sys.stderr.write(f"\ninterrupted; every finished epoch is kept. Continue with:\n  {resume_command(run)}\n")

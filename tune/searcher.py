@@ -98,6 +98,7 @@ class StudySearcher(Searcher):
         question = Question(space, trials, stream(seed, 1), self._allowed)
         self._model = ModelSampler(question, objective, earlier or []) if sampler == MODEL else None
         self._propose = None if sampler == MODEL else SAMPLERS[sampler](question)
+        self._last_config: tuple[Params | None, Config] = (None, space.base)
         self._used_up = False
         self._unfinished: list[int] = []
         self._broken_off: dict[int, int] = {}  # how often the leg that a trial is in broke off
@@ -164,7 +165,7 @@ class StudySearcher(Searcher):
         return {
             "number": trial.number,
             "params": trial.params,
-            "config": self._space.config(trial.params).to_dict(),
+            "config": self._config(trial.params).to_dict(),
             "seed": trial_seed(self._seed, trial.number),
             "until_epoch": trial.next_stop,
         }
@@ -172,7 +173,7 @@ class StudySearcher(Searcher):
     def _memory_of(self, *numbers: int) -> float:
         if self.memory_bytes == math.inf:
             return 0.0
-        return sum(self._memory(self._space.config(self.trials.all[number].params)) for number in numbers)
+        return sum(self._memory(self._config(self.trials.all[number].params)) for number in numbers)
 
     def _next(self) -> Trial | None:
         """The trial that trains its next leg."""
@@ -208,9 +209,15 @@ class StudySearcher(Searcher):
         self._used_up = params is None
         return params
 
+    def _config(self, params: Params) -> Config:
+        """The config of these params; a proposal's is asked for several times."""
+        if params != self._last_config[0]:
+            self._last_config = dict(params), self._space.config(params)
+        return self._last_config[1]
+
     def _allowed(self, params: Params) -> bool:
         try:
-            return self._refused(self._space.config(params)) is None
+            return self._refused(self._config(params)) is None
         except InputError:
             return False
 
@@ -227,7 +234,7 @@ class StudySearcher(Searcher):
         return trial
 
     def _add(self, params: Params) -> Trial:
-        config = self._space.config(params)
+        config = self._config(params)
         cost = self._cost(config)
         equal_cost = self._objective.target_acc is not None
         pace = cost if equal_cost else self.trials.units / config.epochs

@@ -13,7 +13,7 @@ from model.augment import augment, draw
 from model.config import Config
 from model.data import Dataset, to_device
 
-SAMPLES = 16
+SAMPLES = 8
 
 
 class TrialEvents:
