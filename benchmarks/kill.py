@@ -28,6 +28,7 @@ from tune.run import Run
 
 REPO = Path(__file__).parent.parent
 EPOCHS = 20
+STARTING = 0.3  # of the searches are killed within seconds, while they start; the others some time after an epoch
 PER_TRIAL = 2  # workers of a trial that are killed; after the third the search would rightly give it up
 
 
@@ -60,9 +61,12 @@ def kill_and_resume(folder: Path, *, kills: int, trials: int, seed: int, say: An
         before = _snapshot(run)
         if search is None:
             search = _start(folder, ["--resume", str(run)] if (run / "run.json").exists() else new)
-            time.sleep(moments.uniform(0.5, 12))  # trials start after about 6 seconds
-        else:
-            time.sleep(moments.uniform(0, 4))
+            if moments.random() < STARTING:
+                time.sleep(moments.uniform(0.5, 10))
+            else:
+                while search.poll() is None and _snapshot(run) == before:
+                    time.sleep(0.1)
+        time.sleep(moments.uniform(0, 4))
         if search.poll() is not None:
             assert search.returncode == 0, f"the search failed by itself:\n{(folder / 'output').read_text()}"
             say(f"the search was finished after {sum(killed.values())} kills: give it more trials")

@@ -147,7 +147,9 @@ def test_search_refuses_an_unusable_runs_folder(refused: Refused, tmp_path: Path
 
 def test_search_refuses_a_taken_name(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "notes.txt").write_text("mine")
     assert "exists already" in refused(tune.search, *SEARCH, "--name", "mine")
+    assert (tmp_path / "runs" / "mine" / "notes.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,20 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 from moto.server import ThreadedMotoServer
 from optuna.trial import TrialState
 from ray.cluster_utils import Cluster
+from rich.console import Console
 from test_search import SMALL, epochs_of, epochs_or_none, start, wait_for
 from test_storage import store  # noqa: F401
 
-from tune.cluster import EVERY_S
+from model.config import InputError
+from tune.cluster import EVERY_S, Nodes
 from tune.run import Run
 from tune.storage import Storage
 
@@ -144,6 +148,21 @@ def test_a_search_listens_on_loopback_only(tmp_path: Path) -> None:
     for name, address in sockets:
         host = ipaddress.ip_address(address.ip)
         assert (getattr(host, "ipv4_mapped", None) or host).is_loopback, (name, address)
+
+
+def test_a_search_ends_where_no_worker_comes_up() -> None:
+    """Two slots: the sixteenth death in a row ends it, and an epoch in between starts the count anew."""
+    said = "Traceback ...\nModuleNotFoundError: No module named 'x'\n"
+    trial: Any = SimpleNamespace(last_result={}, config={"number": 0}, get_error=lambda: said)
+    manifest: Any = SimpleNamespace(cpus_per_trial=1, gpus_per_trial=0)
+    nodes = Nodes(manifest, SimpleNamespace(slots=2), Console(quiet=True))  # type: ignore[arg-type]
+    for _ in range(15):
+        nodes.on_trial_error(0, [trial], trial)
+    nodes.on_trial_result(0, [], trial, {})
+    for _ in range(15):
+        nodes.on_trial_error(0, [trial], trial)
+    with pytest.raises(InputError, match=r"16 workers died in a row without an epoch; .* No module named 'x'$"):
+        nodes.on_trial_error(0, [trial], trial)
 
 
 def test_no_cluster_at_the_address_is_said_in_one_line(tmp_path: Path) -> None:

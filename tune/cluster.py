@@ -21,6 +21,7 @@ from tune.searcher import StudySearcher
 
 EVERY_S = 2.0  # between two looks at the cluster
 NODE_DEATH_S = 60.0  # until Ray is sure that a node is dead
+DEATHS_IN_A_ROW = 10  # and three per slot: so many workers that die without an epoch between them have one cause
 
 
 def check_address(address: str) -> None:
@@ -45,6 +46,7 @@ def start_ray(manifest: Manifest, address: str | None, console: Console) -> int:
     """
     if not ray.is_initialized():
         console.print("starting Ray ...")
+        logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)  # `Progress` says it shorter
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address:
             code = {"py_modules": [package.__path__[0] for package in (model, search_spaces, tune)]}
@@ -78,12 +80,17 @@ def count_slots(nodes: list[dict[str, Any]], cpus: float, gpus: float) -> int:
 
 
 class Nodes(Callback):
-    """Keeps the number of slots right as nodes join and leave; a trial whose node left hasn't failed for that."""
+    """Keeps the number of slots right as nodes join and leave; a trial whose node left hasn't failed for that.
+
+    Raises:
+        InputError: no worker comes up. The trials under way have failed for nothing, but only these.
+    """
 
     def __init__(self, manifest: Manifest, searcher: StudySearcher, console: Console) -> None:
         self._cpus, self._gpus = manifest.cpus_per_trial, manifest.gpus_per_trial
         self._searcher, self._console = searcher, console
         self._counted_s = time.monotonic()
+        self._deaths = 0  # of workers since the last epoch
         self._lost_workers: list[tuple[float, str, int]] = []  # when (s), on which node, at which trial
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
@@ -106,6 +113,16 @@ class Nodes(Callback):
             if node not in alive or time.monotonic() - at_s > NODE_DEATH_S:
                 self._lost_workers.remove(lost)
 
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        self._deaths = 0
+
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._deaths += 1
+        if self._deaths >= DEATHS_IN_A_ROW + 3 * self._searcher.slots:
+            said = next((error for each in reversed(trials) if (error := each.get_error())), "nothing")
+            last_line = str(said).strip().splitlines()[-1]
+            raise InputError(f"{self._deaths} workers died in a row without an epoch; one of them said: {last_line}")
         if "node" in trial.last_result:
             self._lost_workers.append((time.monotonic(), trial.last_result["node"], trial.config["number"]))

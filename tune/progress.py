@@ -59,8 +59,8 @@ class Progress(Callback):
     def on_trial_complete(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
         number = trial.config["number"]
         self._busy.pop(number, None)
-        if not self._console.is_terminal:
-            leg = self._trials.all[number]
+        leg = self._trials.all[number]
+        if not self._console.is_terminal or leg.state in (State.FAILED, State.RUNNING):
             reason = f": {leg.reason}" if leg.reason else ""
             state = "broke off, to go on later" if leg.state == State.RUNNING else leg.state.value
             self._console.print(

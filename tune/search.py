@@ -141,8 +141,10 @@ def _search(run: Run, dataset: Dataset, mirror: Mirror, options: Options, consol
         raise
     except Exception as error:
         cause: BaseException | None = error  # Ray wraps what a callback raises
-        while cause and not (isinstance(cause, OSError) and not isinstance(cause, ConnectionError)):
+        while cause and (not isinstance(cause, OSError | InputError) or isinstance(cause, ConnectionError)):
             cause = cause.__cause__ or cause.__context__
+        if isinstance(cause, InputError):
+            raise cause from error
         if cause:
             sys.exit(f"error: the run folder can't be written: {cause}; make room, then: {resume_command(run)}")
         sys.stderr.write(f"the search broke down; every finished epoch is kept: {resume_command(run)}\n")
