@@ -191,7 +191,10 @@ def _confirm(options: Options, found: list[dict[str, Any]], console: Console) ->
     for line in file.read_text().splitlines() if file.exists() else []:
         name, index, acc = json.loads(line)
         results[name, index] = acc
-    wanted = [(name, index) for index in range(options.confirm) for name in configs if (name, index) not in results]
+    first = {json.dumps(config): name for name, config in reversed(configs.items())}  # equal ones are trained once
+    trained_as = {name: first[json.dumps(config)] for name, config in configs.items()}
+    wanted = [(name, index) for index in range(options.confirm) for name in dict.fromkeys(trained_as.values())]
+    wanted = [each for each in wanted if each not in results]
     context = multiprocessing.get_context("spawn")
     begun = time.monotonic()
     with ProcessPoolExecutor(options.slots, mp_context=context) as pool, file.open("a") as log:
@@ -202,7 +205,7 @@ def _confirm(options: Options, found: list[dict[str, Any]], console: Console) ->
             log.flush()
             left = (time.monotonic() - begun) / count * (len(jobs) - count)
             console.print(f"confirmed {count} of {len(jobs)}, about {left / 60:.0f} min left")
-    return {name: [results[name, index] for index in range(options.confirm)] for name in configs}
+    return {name: [results[trained_as[name], index] for index in range(options.confirm)] for name in configs}
 
 
 def _test_acc(options: Options, config: dict[str, Any], index: int) -> float:
