@@ -23,7 +23,7 @@ from tune.samplers import Params, Question, draws, quasi_random
 from tune.trials import State, Trial
 
 STARTS = 4  # trials after the bases, before the model decides: priors and the centre of the rest, quasi-random ones
-FIT_AT_MOST, KNOW_AT_MOST = 150, 400  # observations to fit hyperparameters on, to condition on
+FIT_AT_MOST, KNOW_AT_MOST = 150, 300  # observations to fit hyperparameters on, to condition on
 REFIT = 1.15  # growth of the data from one fit to the next
 ANYWHERE, NEARBY, AROUND_BEST = 100, 300, 100  # candidates: uniform, near the best trials, around the best candidate
 BEST = 10  # trials whose neighbourhood is searched
