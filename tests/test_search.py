@@ -317,7 +317,7 @@ def test_a_full_disk_is_said_and_the_run_can_go_on(tmp_path: Path) -> None:
     wait_for(lambda: (run / "run.json").exists())
     (run / "trials" / "1").mkdir()
     (run / "trials" / "1" / "metrics.jsonl").symlink_to("/dev/full")
-    out, _ = search.communicate(timeout=120)
+    out, _ = search.communicate(timeout=240)
     assert search.returncode == 1
     assert "No space left on device" in out and "--resume runs/full" in out and "Traceback" not in out
     (run / "trials" / "1" / "metrics.jsonl").unlink()
