@@ -65,10 +65,9 @@ def _near_empty(folder: Path, trials: int) -> None:
         return leg
 
     StudySearcher.suggest = timed  # type: ignore[method-assign]
-    _search(folder / "empty", train_examples=30, trials=trials, width=1, epochs=1, set=(("batch_size=16",),))
+    epochs = near_empty_search(folder / "empty", trials=trials)
     StudySearcher.suggest = suggest  # type: ignore[method-assign]
     run = Run(folder / "empty")
-    epochs = _epochs(run)
     assert len(epochs) == trials, "not every trial trained"
     ends_s = sorted(epoch["ended_s"] for epoch in epochs)
     print(f"near-empty trials, {len({epoch['pid'] for epoch in epochs})} slots")
@@ -95,8 +94,7 @@ def _near_empty(folder: Path, trials: int) -> None:
 
 
 def _busy(folder: Path, options: Options) -> None:
-    _search(folder / "busy", trials=options.busy_trials, width=options.width, epochs=8)
-    epochs = _epochs(Run(folder / "busy"))
+    epochs = _search(folder / "busy", trials=options.busy_trials, width=options.width, epochs=8)
     by_worker = defaultdict(list)
     for epoch in epochs:
         by_worker[epoch["pid"]].append(epoch)
@@ -112,10 +110,6 @@ def _busy(folder: Path, options: Options) -> None:
     )
 
 
-def _epochs(run: Run) -> list[dict[str, Any]]:
-    return [epoch for trial in run.study().get_trials(deepcopy=False) for epoch in run.metrics(trial.number)]
-
-
 def resident(epochs: list[dict[str, Any]], key: str = "rss_mib") -> dict[int, list[float]]:
     """Peak memory of each epoch, MiB, in the order in which a worker trained them, by pid."""
     peaks = defaultdict(list)
@@ -124,11 +118,18 @@ def resident(epochs: list[dict[str, Any]], key: str = "rss_mib") -> dict[int, li
     return peaks
 
 
-def _search(path: Path, **options: Any) -> None:
-    """A search of digits into this folder, without its output."""
+def near_empty_search(path: Path, **options: Any) -> list[dict[str, Any]]:
+    """The epochs of a search whose trials have one each, of a one-channel net on 27 images."""
+    return _search(path, train_examples=30, width=1, epochs=1, set=(("batch_size=16",),), **options)
+
+
+def _search(path: Path, **options: Any) -> list[dict[str, Any]]:
+    """The epochs of a search of digits into this folder, without its output."""
     given = {"space": "lr_regimes", "data": "digits", "cpus_per_trial": 1, **options}
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         tune.search.main(tune.search.Options(runs_dir=path.parent, name=path.name, **given))
+    run = Run(path)
+    return [epoch for trial in run.study().get_trials(deepcopy=False) for epoch in run.metrics(trial.number)]
 
 
 if __name__ == "__main__":

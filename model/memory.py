@@ -218,7 +218,7 @@ def check_memory(config: Config, num_classes: int, examples: int, device: torch.
     if device.type == "cuda":
         return
     free = available_bytes(device)
-    if at_most_bytes(config, examples) <= free:
+    if _at_most_bytes(config, examples) <= free:
         return
     needs = needs_of(config, num_classes, examples)
     if needs.of_batch(config.batch_size) > free:
@@ -230,7 +230,7 @@ def check_memory(config: Config, num_classes: int, examples: int, device: torch.
         )
 
 
-def at_most_bytes(config: Config, examples: int) -> int:
+def _at_most_bytes(config: Config, examples: int) -> int:
     """A bound on `needed_bytes` that takes no time: the first use of the meta device imports for a second.
 
     The largest net, dawn or layers 1, 2, 3 all with residual and extra convolutions, stays below 2,800 width^2 weights

@@ -75,7 +75,7 @@ def test_bound_is_one(recipe: str) -> None:
     for width in (1, 16, 1024):
         for batch_size in (32, 4096):
             changed = replace(config, width=width, batch_size=batch_size)
-            assert needed_bytes(changed, 10, 50_000) < memory.at_most_bytes(changed, 50_000)
+            assert needed_bytes(changed, 10, 50_000) < memory._at_most_bytes(changed, 50_000)
 
 
 def test_estimate_against_a_real_step() -> None:

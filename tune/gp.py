@@ -123,7 +123,8 @@ class GaussianProcess:
         self._data = data
         v1, v2, ell, vb, tau2, noise2 = np.exp(self.theta[data.x.shape[1] :])
         levels, of_level = np.unique(np.append(data.s, 1.0), return_inverse=True)
-        rbf = np.exp(-(((levels[:, None] - levels) / ell) ** 2) / 2)[of_level[:, None], of_level]  # s = 1 comes last
+        self._rbf_levels, self._of_level = np.exp(-(((levels[:, None] - levels) / ell) ** 2) / 2), of_level
+        rbf = self._rbf_levels[of_level[:, None], of_level]  # s = 1 comes last
         self._matern_known = self._matern(data.x)
         k = self._matern_known * (v1 + v2 * rbf[:-1, :-1]) + vb * rbf[:-1, :-1]
         k += tau2 * (data.trial[:, None] == data.trial) + (noise2 + JITTER) * np.eye(len(data))
@@ -182,9 +183,9 @@ class GaussianProcess:
             result: Array = np.cos(angle.astype(np.float32)) @ feature_weights
             return result
 
-        levels, of_level = np.unique(np.append(data.s, 1.0), return_inverse=True)
-        curve_cov = vb * np.exp(-(((levels[:, None] - levels) / ell) ** 2) / 2) + JITTER * np.eye(len(levels))
-        curve = (cholesky(curve_cov, lower=True) @ rng.standard_normal(len(levels)))[of_level]
+        count = len(self._rbf_levels)
+        curve_cov = vb * self._rbf_levels + JITTER * np.eye(count)
+        curve = (cholesky(curve_cov, lower=True) @ rng.standard_normal(count))[self._of_level]
         own = np.sqrt(tau2) * rng.standard_normal(len(self._trials))
         noise = np.sqrt(noise2) * rng.standard_normal(len(data))
         drawn = prior(data.x, data.s) + curve[:-1] + own[self._of_trial] + noise

@@ -138,9 +138,9 @@ class ModelSampler:
     def _data(self, count: int) -> Data:
         """The first `count` observations, and those of earlier searches."""
         trials = self._trials
-        for number, epoch in trials.observations[len(self._seen) :]:
-            trial = trials.all[number]
-            self._seen = np.vstack([self._seen, (number, trial.accs[epoch - 1], epoch / trial.epochs)])
+        new = [(trials.all[number], epoch) for number, epoch in trials.observations[len(self._seen) :]]
+        rows = [(trial.number, trial.accs[epoch - 1], epoch / trial.epochs) for trial, epoch in new]
+        self._seen = np.vstack([self._seen, *rows])
         numbers, acc, share = self._seen[:count].T
         self._to_z = standardised(acc, SPREAD_FLOOR)
         of_trial = numbers.astype(np.int64)

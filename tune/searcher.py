@@ -101,6 +101,7 @@ class StudySearcher(Searcher):
         self._last_config: tuple[Params | None, Config] = (None, space.base)
         self._used_up = False
         self._unfinished: list[int] = []
+        self._needed_bytes: dict[int, float] = {}  # of trials that were asked for
         self._broken_off: dict[int, int] = {}  # how often the leg that a trial is in broke off
         self._restore(study.get_trials(deepcopy=False), metrics)
 
@@ -152,7 +153,7 @@ class StudySearcher(Searcher):
         if len(self._legs) >= self._room:
             return None
         trial = self._next()
-        if trial and self._legs and self._memory_of(trial.number, *self._legs.values()) > self.memory_bytes:
+        if trial and self._legs and self._together(trial.number, *self._legs.values()) > self.memory_bytes:
             self._unfinished.insert(0, trial.number)  # it waits for others to end, and no other overtakes it
             return None
         if trial is None:
@@ -170,10 +171,14 @@ class StudySearcher(Searcher):
             "until_epoch": trial.next_stop,
         }
 
-    def _memory_of(self, *numbers: int) -> float:
+    def _together(self, *numbers: int) -> float:
+        """Bytes that these trials take at once, as far as memory is limited; each is estimated once."""
         if self.memory_bytes == math.inf:
             return 0.0
-        return sum(self._memory(self._config(self.trials.all[number].params)) for number in numbers)
+        for number in numbers:
+            if number not in self._needed_bytes:
+                self._needed_bytes[number] = self._memory(self._config(self.trials.all[number].params))
+        return sum(self._needed_bytes[number] for number in numbers)
 
     def _next(self) -> Trial | None:
         """The trial that trains its next leg."""
