@@ -273,8 +273,10 @@ def load_config(path: Path) -> Config:
 
 
 def save_config(path: Path, config: Config, **provenance: Any) -> None:
-    """Write `config` as JSON that `load_config` reads; `provenance` says where it comes from."""
+    """Write `config` as JSON that `load_config` reads, whole or not at all; `provenance` says where it comes from."""
     content = {"version": CONFIG_VERSION, "config": config.to_dict()}
     if provenance:
         content["provenance"] = provenance
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.replace(path)
