@@ -23,11 +23,17 @@ def run_command(
         main(_parse(options_type, prog))
     except InputError as error:
         message = " ".join(str(error).split())
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {printable(message)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"\n{interrupted}", file=sys.stderr)
         sys.exit(130)
+
+
+def printable(text: str) -> str:
+    """`text` on one line, with escapes for what a terminal would act on or can't show: control and format characters,
+    halves of surrogate pairs (bytes of a file name that are no UTF-8)."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _parse(options_type: type, prog: str) -> Any:

@@ -35,9 +35,10 @@ class Ranks:
 
     Args:
         threads: CPU threads of each rank.
+        first_gpu: the GPU of rank 0; the others follow.
     """
 
-    def __init__(self, dataset: Dataset, ranks: int, *, threads: int) -> None:
+    def __init__(self, dataset: Dataset, ranks: int, *, threads: int, first_gpu: int = 0) -> None:
         self.ranks = ranks
         self._examples = len(dataset.train_labels)
         self.state: dict[str, Any] | None = None
@@ -49,7 +50,7 @@ class Ranks:
         self._processes = []
         for rank in range(ranks):
             ours, theirs = context.Pipe()
-            arguments = (rank, ranks, dataset, threads, store, theirs)
+            arguments = (rank, ranks, dataset, threads, first_gpu, store, theirs)
             process = context.Process(target=_rank_main, args=arguments, daemon=True)
             process.start()
             theirs.close()  # so that its death reads as the end of the pipe
@@ -135,13 +136,15 @@ def _packed(state: dict[str, Any]) -> bytes:
     return content.getvalue()
 
 
-def _rank_main(rank: int, ranks: int, dataset: Dataset, threads: int, store: Path, pipe: Connection) -> None:
+def _rank_main(
+    rank: int, ranks: int, dataset: Dataset, threads: int, first_gpu: int, store: Path, pipe: Connection
+) -> None:
     """Serve ("start", config, seed, state) and ("epoch",) with replies (answer, trouble)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     on_gpu = torch.cuda.is_available()
-    device = torch.device("cuda", rank) if on_gpu else torch.device("cpu")
+    device = torch.device("cuda", first_gpu + rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if on_gpu else "gloo", init_method=f"file://{store}", rank=rank, world_size=ranks)

@@ -92,16 +92,14 @@ def test_it_ends_with_the_best_configs_and_commands_that_work(
     best = Run(run).ranking()[0]
     assert f"{100 * best.value:.2f}%" in out
     assert "held-out images" in out and "luck" in out
-    commands = [
-        line.split("#")[0].split() for line in out.splitlines() if " -m tune." in line and line.startswith("  ")
-    ]
-    assert [words[2] for words in commands] == ["tune.confirm", "tune.export"]
-    for words in commands:
+    commands = [shlex.split(line) for line in out.splitlines() if " -m " in line and line.startswith("  ")]
+    assert [words[2] for words in commands] == ["tune.confirm", "tune.report", "tune.export", "tensorboard.main"]
+    for words in commands[:-1]:  # the last one serves until it is stopped
         assert subprocess.run(words, cwd=run.parent.parent, env={**os.environ, "PYTHONPATH": str(REPO)}).returncode == 0
     rows = json.loads((run / "confirm" / "confirm.json").read_text())["rows"]
-    assert {row["n"] for row in rows} == {3} and 0 in {row["trial"] for row in rows}
+    assert max(row["n"] for row in rows) == 4 and 0 in {row["trial"] for row in rows}
     for row in rows:
-        low, high = row["ci95_acc"]
+        low, high = row["ci95_acc"] or (0, 1)
         assert low <= row["mean_acc"] <= high and row["median_train_s"] > 0
     exported = sorted((run / "best").glob("*.json"))
     assert len(exported) == min(3, len(Run(run).ranking()))
@@ -141,21 +139,6 @@ def test_tensorboard_has_every_epoch_once_with_clean_tags(finished: tuple[Path, 
         assert events.Tags()["images"] == ["train/images"]
         assert "config/text_summary" in events.Tags()["tensors"]
         assert "_hparams_/session_start_info" in events.summary_metadata
-
-
-def test_confirm_goes_on_and_adds_seeds(finished: tuple[Path, str], command: Callable) -> None:
-    run, _ = finished
-    for seeds, fresh in [(3, None), (4, 1)]:
-        before = _lines(run / "confirm" / "runs.jsonl")
-        done = command("tune.confirm", run, "--top", 1, "--seeds", seeds)
-        assert done.returncode == 0, done.stderr
-        after = _lines(run / "confirm" / "runs.jsonl")
-        assert after[: len(before)] == before
-        if fresh is not None:
-            assert {line["seed"] for line in after[len(before) :]} - {line["seed"] for line in before}
-    assert len({(line["trial"], line["seed"]) for line in after}) == len(after)
-    used = {trial.user_attrs["seed"] for trial in Run(run).study().trials}
-    assert not used & {line["seed"] for line in after}
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:

@@ -1,17 +1,20 @@
-"""`python -m tune.confirm RUN`: the best configs and the base again, on fresh seeds, all training images, the test set.
+"""`python -m tune.confirm RUN`: which of the best configs really beats the base, on fresh seeds and the test set.
 
-One training at a time, so that its time is a time. Every finished training is appended to confirm/runs.jsonl at once;
-the same command goes on where it was stopped, and more seeds or a larger top add to what is there.
+The best configs and the base are trained on all training images with seeds that the search never used, first in
+halving rounds, then the winner against the base until their difference is decided (`tune.halving`), judged by
+intervals that hold however often one looks (`tune.evidence`). A training has its device to itself, so that its time is
+a time. Each one is appended to confirm/runs.jsonl when it ends; the same command goes on where it was stopped, and
+more seeds or a larger top continue the same sequence.
 """
 
 import json
-import math
-import statistics
+import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Lock
 from typing import Annotated, Any
 
 import torch
@@ -19,30 +22,43 @@ import tyro
 from optuna.trial import FrozenTrial
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
-from scipy import stats
 
 from model.command import run_command
-from model.config import Config, InputError
-from model.data import Dataset, describe, to_device
-from model.ranks import Ranks
-from model.train import EpochMetrics, best_device, train
+from model.config import InputError
+from model.data import Dataset, describe
+from model.meter import flops_per_image
+from model.train import EpochMetrics
+from model.weights import save_weights
+from tune.confirm_table import show
+from tune.evidence import ALPHA
+from tune.halving import Race
 from tune.mirror import Mirror, run_folder
-from tune.progress import short
-from tune.run import Run, final_acc, repair
+from tune.places import Place, open_places
+from tune.run import Run, final_acc, here, repair
 from tune.searcher import stream
+from tune.tensorboard import confirm_events
+from tune.verdict import candidate_row, first_shares, verdict
+
+VERSION = 1
 
 
 @dataclass(frozen=True)
 class Options:
-    """Train the best configs of a run and its base on fresh seeds and all training images; score on the test set."""
+    """Train the best configs of a run and its base on fresh seeds and all training images, score them on the test set,
+    and say which is better."""
 
     run: Annotated[str, tyro.conf.Positional]
     """the run folder, or the URI of a run in a store, which is then fetched into runs/"""
-    top: int = 3
+    top: int = 8
     """how many of the best configs"""
-    seeds: int = 5
-    """how many fresh seeds each, the same for all"""
+    seeds: int = 16
+    """the most fresh seeds of a config; more, given later, continue the same sequence"""
+    target_acc: float | None = None
+    """test accuracy (0..1) of which you want to know how often it is reached"""
+    practical: float = 0.1
+    """accuracy points that make no difference to you: closer configs tie, and ties go to the cheaper one"""
+    budget_s: float | None = None
+    """start no further training after so many seconds; the same command goes on"""
     data: str | None = None
     """where the run's data are now, if they moved"""
     threads: int | None = None
@@ -51,9 +67,7 @@ class Options:
 
 def main(options: Options) -> None:
     console = Console(soft_wrap=True, highlight=False)
-    for name, value in [("top", options.top), ("seeds", options.seeds), ("threads", options.threads)]:
-        if value is not None and value < 1:
-            raise InputError(f"--{name} {value}: it must be 1 or more")
+    _check(options)
     run = Run(run_folder(str(options.run), Path("runs"), console))
     ranking = run.ranking()
     if not ranking:
@@ -65,25 +79,32 @@ def main(options: Options) -> None:
         for line in repair(run):
             console.print(f"repaired: {line}")
         (run.path / "confirm").mkdir(exist_ok=True)
-        candidates = ranking[: options.top]
-        base = run.study().get_trials(deepcopy=False)[0]
-        if base not in candidates:
-            candidates = [*candidates, base]
+        confirmation = Confirmation(run, ranking, dataset, options, console)
         console.print(describe(dataset))
         console.print(
-            f"confirm: {len(candidates)} configs x {options.seeds} fresh seeds on all "
-            f"{len(dataset.train_labels):,} training images, {run.space.base.epochs} epochs"
+            f"confirm: {len(confirmation.race.challengers)} configs and the base on fresh seeds, up to {options.seeds} "
+            f"each, on all {len(dataset.train_labels):,} training images, {run.space.base.epochs} epochs"
         )
-        _train_all(run, candidates, options.seeds, dataset, console)
-        rows = [_row(run, trial, _results(run)[trial.number]) for trial in candidates]
-        rows.sort(key=lambda row: -row["mean_acc"])
-        content = {"rows": rows, "dataset": run.manifest.dataset, "fingerprint": run.manifest.fingerprint}
-        temporary = run.path / "confirm" / "confirm.json.tmp"
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
-        temporary.replace(run.path / "confirm" / "confirm.json")
-        with Mirror(run, console):
-            pass  # brings it to the run's storage, after the timed trainings
-    _show(run, rows, console)
+        try:
+            confirmation.train(options.budget_s)
+        finally:
+            content = confirmation.write()
+            with Mirror(run, console):
+                pass  # brings it to the run's storage, after the timed trainings
+    if content:
+        show(run.name, content, console)
+
+
+def _check(options: Options) -> None:
+    for name, value in [("top", options.top), ("seeds", options.seeds), ("threads", options.threads)]:
+        if value is not None and value < 1:
+            raise InputError(f"--{name} {value}: it must be 1 or more")
+    if options.target_acc is not None and not 0 < options.target_acc <= 1:
+        raise InputError(f"--target-acc {options.target_acc}: it must be above 0 and at most 1, as in 0.94 for 94%")
+    if not 0 <= options.practical < 100:
+        raise InputError(f"--practical {options.practical}: it must be accuracy points from 0 to below 100, as in 0.1")
+    if options.budget_s is not None and not options.budget_s > 0:
+        raise InputError(f"--budget-s {options.budget_s}: it must be above 0")
 
 
 def confirm_seed(search_seed: int, index: int) -> int:
@@ -91,108 +112,197 @@ def confirm_seed(search_seed: int, index: int) -> int:
     return stream(search_seed, 3, index)
 
 
-def _train_all(run: Run, candidates: list[FrozenTrial], seeds: int, dataset: Dataset, console: Console) -> None:
-    """Train what is missing, all candidates on one seed before the next seed, and append each result."""
-    done = {(result["trial"], result["seed"]) for results in _results(run).values() for result in results}
-    wanted = [(trial, confirm_seed(run.manifest.seed, index)) for index in range(seeds) for trial in candidates]
-    missing = [(trial, seed) for trial, seed in wanted if (trial.number, seed) not in done]
-    if not missing:
-        return
-    columns = [TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
-    with (
-        _training(run, dataset) as training,
-        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
-    ):
-        epochs = run.space.base.epochs
-        bar = progress.add_task("epochs", total=len(missing) * epochs)
-        for trial, seed in missing:
-            progress.update(bar, description=f"trial {trial.number}, seed {seed}")
-            for metrics in training(run.config(trial), seed):  # noqa: B007  the last epoch is the result
-                progress.advance(bar)
-            result = {"trial": trial.number, "seed": seed, **asdict(metrics), "threads": torch.get_num_threads()}
-            result["diverged"] = metrics.diverged
-            with (run.path / "confirm" / "runs.jsonl").open("a") as file:
-                file.write(json.dumps(result) + "\n")
-            console.print(
-                f"trial {trial.number}, seed {seed}: test acc {100 * metrics.acc:.2f}%, {metrics.train_s:.1f} s"
-            )
+class Confirmation:
+    """The finished trainings of a run's candidates, and those to come."""
+
+    def __init__(
+        self, run: Run, ranking: list[FrozenTrial], dataset: Dataset, options: Options, console: Console
+    ) -> None:
+        self._run, self._dataset, self._console = run, dataset, console
+        self._record = Lock()
+        self._target, self._full_trials = options.target_acc, len(ranking)
+        self._trials = {trial.number: trial for trial in run.study().get_trials(deepcopy=False)}
+        self._results: dict[int, dict[int, dict[str, Any]]] = defaultdict(dict)  # of each trial, by number of the seed
+        seeds = [confirm_seed(run.manifest.seed, index) for index in range(10_000)]
+        index_of = {seed: index for index, seed in enumerate(seeds)}
+        for result in _lines(run.path / "confirm" / "runs.jsonl"):
+            self._results[result["trial"]][index_of[result["seed"]]] = result
+        best = [trial.number for trial in ranking if trial.number != 0]
+        tried = [number for number in self._results if number != 0 and number in self._trials]
+        self.race = Race(
+            challengers=list(dict.fromkeys([*best[: options.top], *tried])),  # whoever was tried counts
+            base=0,
+            most_seeds=options.seeds,
+            practical=options.practical / 100,
+            resolution=1 / len(dataset.eval_labels),
+        )
+
+    def _sequences(self) -> dict[int, list[dict[str, Any]]]:
+        """Results of each candidate without gaps, from the first seed on."""
+        sequences = {}
+        for number, by_index in self._results.items():
+            whole = next(index for index in range(len(by_index) + 1) if index not in by_index)
+            sequences[number] = [by_index[index] for index in range(whole)]
+        return sequences
+
+    def _accs(self) -> dict[int, list[float]]:
+        return {number: [result["acc"] for result in results] for number, results in self._sequences().items()}
+
+    def train(self, budget_s: float | None) -> None:
+        """Train until all is decided, or the budget is over."""
+        end_s = time.monotonic() + budget_s if budget_s else None
+        if not self.race.to_train(self._accs()):
+            return
+        columns = [TextColumn("{task.description}"), MofNCompleteColumn(), TextColumn("epochs")]
+        columns += [TimeElapsedColumn(), TextColumn("at most"), TimeRemainingColumn()]
+        with (
+            open_places(self._dataset, self._run.manifest.ranks) as places,
+            Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal) as bar,
+        ):
+            self._bar, self._task = bar, bar.add_task("", total=None)
+            while todo := self.race.to_train(self._accs(), pairs=max(1, len(places) // 2)):
+                if end_s is not None and time.monotonic() > end_s:
+                    self._console.print(f"the {budget_s:g} s of --budget-s are over; the same command goes on")
+                    return
+                self._round(todo, places)
+
+    def _round(self, todo: list[tuple[int, int]], places: list[Place]) -> None:
+        """Train these (trial, number of seed), as many at once as there are devices."""
+        accs = self._accs()
+        left = len(self.race.rounds(accs)[-1][1])
+        epochs, most = self._run.space.base.epochs, self.race.most_left(accs)
+        done = self._bar.tasks[0].completed
+        description = f"{left} challenger{'s' if left > 1 else ''} left, {most} trainings at most"
+        self._bar.update(self._task, description=description, total=done + most * epochs)
+        if len(places) == 1:
+            for number, index in todo:
+                self._train_one(places[0], number, index)
+            return
+        free: SimpleQueue[Place] = SimpleQueue()
+        for place in places:
+            free.put(place)
+
+        def on_a_free_place(number: int, index: int) -> None:
+            place = free.get()
+            try:
+                self._train_one(place, number, index)
+            finally:
+                free.put(place)
+
+        with ThreadPoolExecutor(len(places)) as threads:
+            futures = [threads.submit(on_a_free_place, *each) for each in todo]
+            try:
+                for future in as_completed(futures):
+                    future.result()
+            except BaseException:
+                threads.shutdown(wait=False, cancel_futures=True)
+                for place in places:
+                    place.close()  # ends the trainings under way
+                raise
+
+    def _train_one(self, place: Place, number: int, index: int) -> None:
+        config = self._run.config(self._trials[number])
+        for metrics in place.train(config, confirm_seed(self._run.manifest.seed, index)):  # noqa: B007  the last counts
+            self._bar.advance(self._task)
+        with self._record:
+            self._keep(number, index, metrics, place)
+
+    def _keep(self, number: int, index: int, metrics: EpochMetrics, place: Place) -> None:
+        """Put a finished training on record; the weights of the first seed are kept, whatever its accuracy."""
+        config, seed = self._run.config(self._trials[number]), confirm_seed(self._run.manifest.seed, index)
+        examples, classes = len(self._dataset.train_labels), len(self._dataset.classes)
+        images = metrics.epoch * (examples // config.batch_size) * config.batch_size
+        result = {"trial": number, "seed": seed, **asdict(metrics), "diverged": metrics.diverged}
+        if metrics.diverged:  # a run like any other, of a net that guesses
+            result |= {"acc": 1 / classes, "loss": None, "train_loss": None}
+        result |= {
+            "flops": flops_per_image(config, classes) * images,
+            "peak_mib": place.peak_mib,
+            "threads": torch.get_num_threads(),
+            "device": place.name,
+        }
+        if index == 0 and not metrics.diverged:
+            state = place.scored_state()
+            facts = {"run": self._run.name, "trial": number, "seed": seed, "test_acc": metrics.acc}
+            weights = self._run.path / weights_file(number)
+            weights.parent.mkdir(exist_ok=True)
+            save_weights(weights, state, config, self._dataset, **facts)
+            confirm_events(self._run.path / "confirm" / f"trial{number}", config, self._dataset, state, facts)
+        with (self._run.path / "confirm" / "runs.jsonl").open("a") as file:
+            file.write(json.dumps(result) + "\n")
+        self._results[number][index] = result
+        acc = "diverged, counts as chance" if metrics.diverged else f"test acc {100 * metrics.acc:.2f}%"
+        self._console.print(f"trial {number}, seed {index + 1}: {acc}, {metrics.train_s:.1f} s")
+        self.write()
+
+    def write(self) -> dict[str, Any] | None:
+        """Bring confirm.json up to date and return it; None while the base has no result."""
+        results = self._sequences()
+        results = {number: results[number] for number in [*self.race.challengers, 0] if results.get(number)}
+        if 0 not in results:
+            return None
+        accs = {number: [result["acc"] for result in own] for number, own in results.items()}
+        shares, rounds = first_shares(accs), self.race.rounds(accs)
+        rows = []
+        for number in results:
+            trial, row = self._trials[number], candidate_row(self.race, results, number, self._target)
+            dropped = number != 0 and number not in rounds[-1][1]
+            weights = weights_file(number)
+            row |= {
+                "params": trial.params,
+                "epochs": self._run.config(trial).epochs,
+                "search_val_acc": final_acc(trial) if trial.state.name == "COMPLETE" else None,
+                "first_share": shares[number],
+                "dropped_at_n": next(n for n, left in reversed(rounds) if number in left) if dropped else None,
+                "weights": str(weights) if (self._run.path / weights).exists() else None,
+            }
+            rows.append(row)
+        rows.sort(key=lambda row: -row["mean_acc"])
+        manifest, now = self._run.manifest, here()
+        content = {
+            "version": VERSION,
+            "run": self._run.name,
+            "dataset": manifest.dataset,
+            "fingerprint": manifest.fingerprint,
+            "counts": {"train": len(self._dataset.train_labels), "test": len(self._dataset.eval_labels)},
+            "classes": list(self._dataset.classes),
+            "machine": now["machine"],
+            "versions": now["versions"],
+            "threads": torch.get_num_threads(),
+            "alpha": ALPHA,
+            "practical_acc": self.race.practical,
+            "target_acc": self._target,
+            "chance_acc": 1 / len(self._dataset.classes),
+            "rows": rows,
+            "verdict": verdict(self.race, rows, self._full_trials),
+        }
+        temporary = self._run.path / "confirm" / "confirm.json.tmp"
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        temporary.replace(self._run.path / "confirm" / "confirm.json")
+        return content
 
 
-@contextmanager
-def _training(run: Run, dataset: Dataset) -> Iterator[Callable[[Config, int], Iterator[EpochMetrics]]]:
-    """A function of config and seed that trains as the run's trials did: in this process, or over as many ranks."""
-    ranks = run.manifest.ranks
-    if ranks > 1:
-        with Ranks(dataset, ranks, threads=max(1, torch.get_num_threads() // ranks)) as group:
-            yield lambda config, seed: group.train(config, seed=seed)
-    else:
-        data = to_device(dataset, best_device())
-        yield lambda config, seed: train(config, data, seed=seed)
+def weights_file(number: int) -> Path:
+    """Where the weights of a candidate's first fresh seed are, in the run folder."""
+    return Path("confirm", "weights", f"trial{number}.safetensors")
 
 
-def _results(run: Run) -> dict[int, list[dict[str, Any]]]:
-    """Finished trainings by trial number."""
-    results: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    file = run.path / "confirm" / "runs.jsonl"
-    for line in file.read_text().splitlines() if file.exists() else []:
-        result = json.loads(line)
-        results[result["trial"]].append(result)
-    return results
+def _lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def _row(run: Run, trial: FrozenTrial, results: list[dict[str, Any]]) -> dict[str, Any]:
-    """n, mean, SD and 95% t-interval of the test accuracy (fractions), and the median training time, of one config."""
-    accs = [result["acc"] for result in results]
-    n = len(accs)
-    sd = statistics.stdev(accs) if n > 1 else None
-    half = stats.t.ppf(0.975, n - 1) * sd / math.sqrt(n) if sd is not None else None
-    mean = statistics.fmean(accs)
-    return {
-        "trial": trial.number,
-        "params": trial.params,
-        "n": n,
-        "mean_acc": mean,
-        "sd_acc": sd,
-        "ci95_acc": [max(0.0, mean - half), min(1.0, mean + half)] if half is not None else None,
-        "median_train_s": statistics.median(result["train_s"] for result in results),
-        "search_val_acc": final_acc(trial),
-        "diverged": sum(result["diverged"] for result in results),
-    }
+def confirmation(run: Run) -> dict[str, Any] | None:
+    """confirm.json; None before tune.confirm has run."""
+    file = run.path / "confirm" / "confirm.json"
+    content: dict[str, Any] | None = json.loads(file.read_text()) if file.exists() else None
+    return content
 
 
 def confirmed_rows(run: Run) -> list[dict[str, Any]]:
     """The rows of confirm.json, best mean first; empty before tune.confirm has run."""
-    file = run.path / "confirm" / "confirm.json"
-    return json.loads(file.read_text())["rows"] if file.exists() else []
-
-
-def _show(run: Run, rows: list[dict[str, Any]], console: Console) -> None:
-    table = Table(title=f"{run.name}: test accuracy on fresh seeds", title_justify="left")
-    for column in ["trial", "n", "mean", "SD", "95% interval", "median time", "search val"]:
-        table.add_column(column, justify="right")
-    for row in rows:
-        name = "0 (base)" if row["trial"] == 0 else str(row["trial"])
-        interval = (
-            f"{100 * row['ci95_acc'][0]:.2f} .. {100 * row['ci95_acc'][1]:.2f}" if row["ci95_acc"] else "needs n > 1"
-        )
-        table.add_row(
-            name,
-            str(row["n"]),
-            f"{100 * row['mean_acc']:.2f}%",
-            f"{100 * row['sd_acc']:.2f}" if row["sd_acc"] is not None else "-",
-            interval,
-            f"{row['median_train_s']:.1f} s",
-            f"{100 * row['search_val_acc']:.2f}%" if row["search_val_acc"] is not None else "stopped",
-        )
-    console.print(table)
-    for row in rows:
-        console.print(
-            f"trial {row['trial']}: {', '.join(f'{name}={short(value)}' for name, value in row['params'].items())}"
-        )
-    console.print(
-        "Seeds are common to all rows, fresh, and none was used in the search. Intervals are t-intervals of each mean "
-        "alone; where they overlap, the order may be luck: add --seeds."
-    )
+    content = confirmation(run)
+    rows: list[dict[str, Any]] = content["rows"] if content else []
+    return rows
 
 
 if __name__ == "__main__":

@@ -10,15 +10,13 @@ The folder is the truth: a resumed search rebuilds all it needs from it. It may 
 --storage, tune.mirror keeps a copy of it in an object store.
 """
 
-import fcntl
 import json
 import math
 import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from datetime import datetime
 from importlib.metadata import version
@@ -36,6 +34,7 @@ from model.config import Config, InputError
 from model.data import Dataset, hold_out, take
 from model.sources import load
 from search_spaces.space import SearchSpace
+from tune.lock import hold
 from tune.objective import Objective, front
 from tune.trials import Trials
 
@@ -127,24 +126,13 @@ class Run:
         self.manifest = manifest
         _write_manifest(self.path, manifest)
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> AbstractContextManager[None]:
         """Hold the folder as its only writer.
 
         Raises:
             InputError: somebody else holds it.
         """
-        with (self.path / "lock").open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it when this process dies
-            except OSError:
-                file.seek(0)
-                owner = file.read().strip() or "another process"
-                raise InputError(f"{self.path} is in use by {owner}: wait for it or stop it") from None
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {platform.node()}")
-            file.flush()
-            yield
+        return hold(self.path)
 
     def study(self) -> optuna.Study:
         """The Optuna study in journal.log.

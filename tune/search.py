@@ -4,6 +4,8 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Self
 
@@ -34,12 +36,15 @@ from model.data import Dataset
 from model.memory import PROCESS_BYTES, available_bytes
 from model.ranks import scaling
 from tune import warm_start
+from tune.announce import announce, extent, summarise
 from tune.checkpoint import Checkpoints, start_keeper
 from tune.cluster import Nodes, check_address, start_ray
+from tune.commands import resume_command
 from tune.limits import epoch_flops, memory_bytes, refusal
 from tune.mirror import Mirror
+from tune.panel import new_console
 from tune.plan import Options, new_run, resumed_run
-from tune.progress import Progress, announce, extent, resume_command, summarise
+from tune.progress import Progress
 from tune.record import Recorder
 from tune.run import Manifest, Run, repair
 from tune.scheduler import LegScheduler
@@ -48,7 +53,7 @@ from tune.trial import Worker
 
 
 def main(options: Options) -> None:
-    console = Console(soft_wrap=True, highlight=False)
+    console = new_console()
     if options.time_budget_s is not None and not options.time_budget_s > 0:
         raise InputError(f"--time-budget-s {options.time_budget_s}: it must be above 0")
     if options.address is not None:
@@ -68,7 +73,9 @@ def main(options: Options) -> None:
             with Mirror(run, console) as mirror, threadpool_limits(1):
                 _search(run, dataset, mirror, options, console)
         except KeyboardInterrupt:
-            sys.stderr.write(f"\ninterrupted; every finished epoch is kept. Continue with:\n  {resume_command(run)}\n")
+            sys.stderr.write(
+                f"\ninterrupted; every finished epoch is kept. Continue with:\n  {resume_command(run.path)}\n"
+            )
             sys.exit(130)
         summarise(run, console)
 
@@ -93,50 +100,61 @@ def _extend(run: Run, options: Options) -> None:
 
 def _search(run: Run, dataset: Dataset, mirror: Mirror, options: Options, console: Console) -> None:
     """Run the trials that are still to be run; a kill at any moment leaves a folder from which to go on."""
-    manifest = run.manifest
-    searcher = _searcher(run, dataset)
+    manifest, searcher = run.manifest, _searcher(run, dataset)
     recorder = Recorder(run, dataset, searcher, mirror)
-    if searcher.is_over():
-        console.print(f"{extent(run)} {'is' if manifest.budget else 'are'} done; --trials N or --budget B adds more")
-        return
     scratch = run.path / "ray"  # Ray's own state: nothing reads it again
+    with Progress(run, searcher, console, options.time_budget_s) as progress, _errors_explained(run):
+        if searcher.is_over():
+            verb = "is" if manifest.budget else "are"
+            console.print(f"{extent(run)} {verb} done; --trials N or --budget B adds more")
+            return
+        try:
+            searcher.slots = start_ray(manifest, options.address, console)
+            if not (options.address or manifest.gpus_per_trial):
+                searcher.memory_bytes = available_bytes(torch.device("cpu")) - searcher.slots * PROCESS_BYTES
+            if manifest.ranks > 1:
+                _say_scaling(run, dataset, console)
+            nodes = Nodes(manifest, searcher, console)
+            keeper = start_keeper(run.path) if options.address else None  # some nodes may not see the folder
+            uri = mirror.storage.uri if mirror.storage and options.address else None
+            checkpoints = Checkpoints(run.path, scratch, uri, keeper)
+            progress.begin()
+            with CtrlC() as ctrl_c:
+                # tune.run rather than Tuner: a Tuner pickles searcher and callbacks, which hold open files
+                ray_tune.run(
+                    ray_tune.with_parameters(
+                        Worker,
+                        dataset=dataset,
+                        checkpoints=checkpoints,
+                        threads=manifest.threads,
+                        ranks=manifest.ranks,
+                        gpus=manifest.gpus_per_trial,
+                    ),
+                    resources_per_trial={"cpu": manifest.cpus_per_trial, "gpu": manifest.gpus_per_trial},
+                    search_alg=searcher,
+                    scheduler=LegScheduler(),
+                    num_samples=-1,  # legs, until the searcher has finished
+                    time_budget_s=options.time_budget_s,
+                    reuse_actors=True,
+                    max_failures=0,  # what broke off is taken up again by the searcher, not at once
+                    raise_on_failed_trial=False,
+                    callbacks=[recorder, progress, nodes, ctrl_c],
+                    name=scratch.name,
+                    storage_path=str(run.path),
+                    trial_dirname_creator=lambda trial: str(trial.config["number"]),
+                    verbose=0,
+                )
+            recorder.close_settled()
+        finally:
+            ray.shutdown()
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def _errors_explained(run: Run) -> Iterator[None]:
+    """Says what a search ended of and how to go on."""
     try:
-        searcher.slots = start_ray(manifest, options.address, console)
-        if not (options.address or manifest.gpus_per_trial):
-            searcher.memory_bytes = available_bytes(torch.device("cpu")) - searcher.slots * PROCESS_BYTES
-        if manifest.ranks > 1:
-            _say_scaling(run, dataset, console)
-        progress = Progress(run, searcher, console)
-        nodes = Nodes(manifest, searcher, console)
-        keeper = start_keeper(run.path) if options.address else None  # of a cluster's nodes some may not see the folder
-        uri = mirror.storage.uri if mirror.storage and options.address else None
-        checkpoints = Checkpoints(run.path, scratch, uri, keeper)
-        with progress, CtrlC() as ctrl_c:
-            # tune.run rather than Tuner: a Tuner pickles searcher and callbacks, which hold open files
-            ray_tune.run(
-                ray_tune.with_parameters(
-                    Worker,
-                    dataset=dataset,
-                    checkpoints=checkpoints,
-                    threads=manifest.threads,
-                    ranks=manifest.ranks,
-                    gpus=manifest.gpus_per_trial,
-                ),
-                resources_per_trial={"cpu": manifest.cpus_per_trial, "gpu": manifest.gpus_per_trial},
-                search_alg=searcher,
-                scheduler=LegScheduler(),
-                num_samples=-1,  # legs, until the searcher has finished
-                time_budget_s=options.time_budget_s,
-                reuse_actors=True,
-                max_failures=0,  # what broke off is taken up again by the searcher, not at once
-                raise_on_failed_trial=False,
-                callbacks=[recorder, progress, nodes, ctrl_c],
-                name=scratch.name,
-                storage_path=str(run.path),
-                trial_dirname_creator=lambda trial: str(trial.config["number"]),
-                verbose=0,
-            )
-        recorder.close_settled()
+        yield
     except InputError:
         raise
     except Exception as error:
@@ -146,12 +164,10 @@ def _search(run: Run, dataset: Dataset, mirror: Mirror, options: Options, consol
         if isinstance(cause, InputError):
             raise cause from error
         if cause:
-            sys.exit(f"error: the run folder can't be written: {cause}; make room, then: {resume_command(run)}")
-        sys.stderr.write(f"the search broke down; every finished epoch is kept: {resume_command(run)}\n")
+            go_on = resume_command(run.path)
+            sys.exit(f"error: the run folder can't be written: {cause}; make room, then: {go_on}")
+        sys.stderr.write(f"the search broke down; every finished epoch is kept: {resume_command(run.path)}\n")
         raise
-    finally:
-        ray.shutdown()
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 class CtrlC(ray_tune.Callback):

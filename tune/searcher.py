@@ -133,7 +133,7 @@ class StudySearcher(Searcher):
 
     def _consider(self, done: Trial) -> None:
         best = self.incumbent
-        if not best or (self._score(done), -done.number) > (self._score(best), -best.number):
+        if not best or (self.score(done), -done.number) > (self.score(best), -best.number):
             self.incumbent = done
 
     def is_over(self) -> bool:
@@ -303,7 +303,7 @@ class StudySearcher(Searcher):
             if self._objective.needs_cost:
                 cost = self._objective.cost(trial.accs, trial.costs(self._objective.by_time))
                 StudyTrial(self._study, self._study_id(trial.number)).set_user_attr("cost", cost)
-            self._study.tell(trial.number, self._score(trial))
+            self._study.tell(trial.number, self.score(trial))
         elif trial.state == State.FAILED:
             StudyTrial(self._study, self._study_id(trial.number)).set_user_attr("reason", trial.reason)
             self._study.tell(trial.number, state=TrialState.FAIL)
@@ -313,7 +313,8 @@ class StudySearcher(Searcher):
             return
         self.settled.append(trial.number)
 
-    def _score(self, trial: Trial) -> float:
+    def score(self, trial: Trial) -> float:
+        """How good a trial is that ran to its end; higher is better."""
         base_cost = MINUTE_S if self._objective.by_time else float(self.trials.units)
         return self._objective.score(trial.accs, trial.costs(self._objective.by_time), base_cost)
 

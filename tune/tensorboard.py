@@ -1,4 +1,5 @@
-"""TensorBoard events of the trials: `val/acc`, `train/loss`, `lr`, `time/train_s`, sample images, config, hparams."""
+"""TensorBoard events. Of a trial: `val/acc`, `train/loss`, `lr`, `time/train_s`, sample images, config, hparams. Of a
+confirmed config: confusion matrix, misclassified images, sample images, config."""
 
 import json
 from pathlib import Path
@@ -12,20 +13,31 @@ from torchvision.utils import make_grid
 from model.augment import augment, draw
 from model.config import Config
 from model.data import Dataset, to_device
+from model.predict import scored_logits
+from model.weights import restore_net
+from tune.pictures import confusion_matrix, misclassified
 
 SAMPLES = 8
+LAYOUT = {
+    "training": {
+        "accuracy": ["Multiline", ["(val|test)/acc"]],
+        "loss": ["Multiline", ["train/loss", "(val|test)/loss"]],
+        "learning rate": ["Multiline", ["lr"]],
+    }
+}
+"""of the tab CUSTOM SCALARS: regular expressions of tags by category and chart"""
 
 
 class TrialEvents:
     """The event file of one trial. Events left by a killed search are replaced, so that no epoch stands there twice."""
 
     def __init__(self, folder: Path, config: Config, params: dict[str, Any], dataset: Dataset, seed: int) -> None:
-        for old in folder.glob("events.out.tfevents.*"):
-            old.unlink()
-        self._writer = SummaryWriter(str(folder), flush_secs=10)
+        self._writer = _writer(folder)
         self._params = params
-        self._writer.add_text("config", "```json\n" + json.dumps(config.to_dict(), indent=2) + "\n```")
+        self._writer.add_text("config", _code(config.to_dict()))
         self._writer.add_image("train/images", sample_images(config, dataset, seed))
+        if folder.name == "0":  # one layout serves the whole run; the trial that every run has carries it
+            self._writer.add_custom_scalars(LAYOUT)
 
     def epoch(self, metrics: dict[str, Any]) -> None:
         split, step = metrics["split"], metrics["epoch"]
@@ -47,12 +59,38 @@ class TrialEvents:
         if last:
             final = {"final/acc": last["acc"]} if complete else {}
             final["final/epochs"] = last["epoch"]
+            params = {name: str(value) if isinstance(value, bool) else value for name, value in self._params.items()}
             events = self._writer._get_file_writer()  # add_hparams() would make a folder of its own for each trial
-            for summary in hparams(self._params, final):
+            # The first summary would name the columns of the whole view, of which TensorBoard takes an arbitrary
+            # trial's. Without any it finds them itself: every hparam, then every scalar, final/acc first.
+            for summary in hparams(params, {})[1:]:
                 events.add_summary(summary)
             for tag, value in final.items():
                 self._writer.add_scalar(tag, value, last["epoch"])
         self._writer.close()
+
+
+def confirm_events(
+    folder: Path, config: Config, dataset: Dataset, state_dict: dict[str, torch.Tensor], facts: dict[str, Any]
+) -> None:
+    """Write what a confirmed net does on the test images into `folder`, in place of what an earlier call wrote.
+
+    Args:
+        dataset: the one the net was scored on, test images as its evaluation images.
+        state_dict: of the scored net; it is evaluated on the device of its tensors.
+        facts: JSON values to show, such as its row of confirm.json; "seed" draws the augmented samples.
+    """
+    net = restore_net(config, len(dataset.classes), state_dict)
+    data = to_device(dataset, next(iter(state_dict.values())).device)
+    probabilities = scored_logits(net, config, data.eval_images, data.mean, data.std).softmax(dim=1).cpu()
+    folder.mkdir(parents=True, exist_ok=True)
+    writer = _writer(folder)
+    writer.add_text("config", _code(config.to_dict()))
+    writer.add_text("confirm", _code(facts))
+    writer.add_image("test/confusion", confusion_matrix(probabilities, dataset), dataformats="HWC")
+    writer.add_image("test/misclassified", misclassified(probabilities, dataset), dataformats="HWC")
+    writer.add_image("train/images", sample_images(config, dataset, int(facts.get("seed", 0))))
+    writer.close()
 
 
 def sample_images(config: Config, dataset: Dataset, seed: int) -> torch.Tensor:
@@ -63,3 +101,15 @@ def sample_images(config: Config, dataset: Dataset, seed: int) -> torch.Tensor:
     inputs = augment(images, choices, config, data.mean, data.std)
     pixels = inputs * data.std[:, None, None] + data.mean[:, None, None]
     return make_grid(pixels.round().clamp(0, 255).to(torch.uint8), nrow=8)
+
+
+def _writer(folder: Path) -> SummaryWriter:
+    """A writer into a folder without events."""
+    for old in folder.glob("events.out.tfevents.*"):
+        old.unlink()
+    return SummaryWriter(str(folder), flush_secs=10)
+
+
+def _code(content: dict[str, Any]) -> str:
+    """JSON as a block of code in Markdown: none of its lines can end the block, whatever its strings are."""
+    return "```json\n" + json.dumps(content, indent=2) + "\n```"

@@ -105,6 +105,8 @@ class Trials:
         self.all: list[Trial] = []
         self.observations: list[tuple[int, int]] = []
         """(number, epoch) of every accuracy at a rung or an end, as they came"""
+        self.ends: list[tuple[float, int]] = []
+        """(`spent` by then, number) of every trial that reached its end, as they came"""
         self.spent = 0.0
         """epochs trained, in epochs of the base"""
         self._counts = dict.fromkeys(State, 0)
@@ -145,6 +147,8 @@ class Trials:
             self.spent += trial.cost
             if trial.accs[-1] != WORST and (trial.epoch in trial.pauses or trial.epoch == trial.epochs):
                 self.observations.append((number, trial.epoch))
+                if trial.epoch == trial.epochs:
+                    self.ends.append((self.spent, number))
 
     def end_leg(self, number: int, failed: str | None = None) -> State:
         """The trial trains no longer: it has failed, is done, or pauses; or none of these, then it stays running."""
