@@ -28,7 +28,7 @@ from model.ranks import Ranks
 from model.sources import load
 from model.weights import load_weights
 from search_spaces.space import LogUniform, SearchSpace
-from tune.confirm import Confirmation, Options, confirm_seed, confirmation, confirmed_rows
+from tune.confirm import Confirmation, Options, confirm_seed
 from tune.places import Place
 from tune.run import Manifest, Run, create, here
 
@@ -82,6 +82,16 @@ def lines(run: Run) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
+def confirmation(run: Run) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((run.path / "confirm" / "confirm.json").read_text())
+    return content
+
+
+def confirmed_rows(run: Run) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = confirmation(run)["rows"]
+    return rows
+
+
 def confirm(run: Run, *args: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "tune.confirm", str(run.path), *map(str, args)],
@@ -103,7 +113,6 @@ def finished(run: Run, **options: Any) -> str:
 def test_the_best_and_the_base_on_fresh_seeds(run: Run) -> None:
     out = finished(run, top=2, seeds=3, target_acc=0.2)
     content = confirmation(run)
-    assert content is not None
     rows = {row["trial"]: row for row in content["rows"]}
     assert set(rows) == {0, 1, 2}
     assert content["counts"] == {"train": 1497, "test": 300} and content["classes"] == list("0123456789")
@@ -158,7 +167,7 @@ def test_killed_at_any_point_no_training_is_repeated_and_the_end_is_the_same(run
     assert [json.loads(line) for line in before] == found[: len(before)]
     assert len({(line["trial"], line["seed"]) for line in found}) == len(found)
     content_before = confirmation(run)
-    assert content_before is not None and {row["n"] for row in content_before["rows"]} <= {2, 3}
+    assert {row["n"] for row in content_before["rows"]} <= {2, 3}
     again = finished(run, top=2, seeds=3, practical=0)
     assert lines(run) == found and confirmation(run) == content_before and "seed 1:" not in again
 
@@ -227,7 +236,6 @@ def test_several_devices_train_at_once(run: Run, monkeypatch: pytest.MonkeyPatch
 def test_it_fits_80_columns_and_hostile_texts_are_inert(run: Run) -> None:
     finished(run, top=2, seeds=2)
     content = confirmation(run)
-    assert content is not None
     content["rows"][0]["params"] = {"lr_scale": "[red]\x1b[31mred\x1b[0m[/red]" + "x" * 1000}
     console = Console(width=80, record=True, file=io.StringIO(), force_terminal=False, soft_wrap=True)
     tune.confirm.show("[b]name[/b]\x1b]0;title\x07", content, console)
@@ -251,3 +259,12 @@ def test_bad_options(run: Run, options: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=re.escape(said)):
         finished(run, **options)
     assert not (run.path / "confirm").exists()
+
+
+def test_a_damaged_record_is_named_and_kept(run: Run) -> None:
+    (run.path / "confirm").mkdir()
+    file = run.path / "confirm" / "runs.jsonl"
+    file.write_text('{"trial": 1, "se\n')
+    with pytest.raises(InputError, match=r"runs\.jsonl is damaged"):
+        finished(run, top=1, seeds=1)
+    assert file.read_text() == '{"trial": 1, "se\n'

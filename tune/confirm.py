@@ -126,7 +126,8 @@ class Confirmation:
         seeds = [confirm_seed(run.manifest.seed, index) for index in range(10_000)]
         index_of = {seed: index for index, seed in enumerate(seeds)}
         for result in _lines(run.path / "confirm" / "runs.jsonl"):
-            self._results[result["trial"]][index_of[result["seed"]]] = result
+            if result["seed"] in index_of:
+                self._results[result["trial"]][index_of[result["seed"]]] = result
         best = [trial.number for trial in ranking if trial.number != 0]
         tried = [number for number in self._results if number != 0 and number in self._trials]
         self.race = Race(
@@ -164,7 +165,8 @@ class Confirmation:
                 if end_s is not None and time.monotonic() > end_s:
                     self._console.print(f"the {budget_s:g} s of --budget-s are over; the same command goes on")
                     return
-                self._round(todo, places)
+                # as many as there are devices, so that the budget is looked at in between
+                self._round(todo[: len(places)] if end_s is not None else todo, places)
 
     def _round(self, todo: list[tuple[int, int]], places: list[Place]) -> None:
         """Train these (trial, number of seed), as many at once as there are devices."""
@@ -288,21 +290,10 @@ def weights_file(number: int) -> Path:
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-
-def confirmation(run: Run) -> dict[str, Any] | None:
-    """confirm.json; None before tune.confirm has run."""
-    file = run.path / "confirm" / "confirm.json"
-    content: dict[str, Any] | None = json.loads(file.read_text()) if file.exists() else None
-    return content
-
-
-def confirmed_rows(run: Run) -> list[dict[str, Any]]:
-    """The rows of confirm.json, best mean first; empty before tune.confirm has run."""
-    content = confirmation(run)
-    rows: list[dict[str, Any]] = content["rows"] if content else []
-    return rows
+    try:
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    except ValueError as error:
+        raise InputError(f"{file} is damaged ({error}): take the damaged line out, its training is repeated") from error
 
 
 if __name__ == "__main__":
