@@ -9,7 +9,7 @@ search: .venv/installed
 	$(BIN)/python -m tune.search --space $(SPACE) $(ARGS)
 
 test: .venv/installed
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 install: .venv/installed
 

@@ -148,8 +148,8 @@ def _form(found: dict[str, Any]) -> str:
         return ""
     known = f"correlation over {found['n']} seeds {found['correlation']:+.2f}"
     if found["form"] == "paired":
-        return f"Common seeds move both alike ({known}), so their pairs carry the interval."
-    return f"Common seeds don't move both alike ({known}), so the unpaired form carries the interval."
+        return f"Pairing the common seeds makes the interval narrower ({known})."
+    return f"Pairing the common seeds doesn't make the interval narrower ({known}), so the unpaired form carries it."
 
 
 def _cheaper(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
