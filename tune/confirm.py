@@ -26,12 +26,12 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedC
 from model.command import run_command
 from model.config import InputError
 from model.data import Dataset, describe
-from model.meter import flops_per_image
 from model.train import EpochMetrics
 from model.weights import save_weights
 from tune.confirm_table import show
 from tune.evidence import ALPHA
 from tune.halving import Race
+from tune.limits import epoch_flops
 from tune.mirror import Mirror, run_folder
 from tune.places import Place, open_places
 from tune.run import Run, final_acc, here, repair
@@ -119,7 +119,7 @@ class Confirmation:
         self, run: Run, ranking: list[FrozenTrial], dataset: Dataset, options: Options, console: Console
     ) -> None:
         self._run, self._dataset, self._console = run, dataset, console
-        self._record = Lock()
+        self._record, self._here = Lock(), here()
         self._target, self._full_trials = options.target_acc, len(ranking)
         self._trials = {trial.number: trial for trial in run.study().get_trials(deepcopy=False)}
         self._results: dict[int, dict[int, dict[str, Any]]] = defaultdict(dict)  # of each trial, by number of the seed
@@ -213,12 +213,11 @@ class Confirmation:
         """Put a finished training on record; the weights of the first seed are kept, whatever its accuracy."""
         config, seed = self._run.config(self._trials[number]), confirm_seed(self._run.manifest.seed, index)
         examples, classes = len(self._dataset.train_labels), len(self._dataset.classes)
-        images = metrics.epoch * (examples // config.batch_size) * config.batch_size
         result = {"trial": number, "seed": seed, **asdict(metrics), "diverged": metrics.diverged}
         if metrics.diverged:  # a run like any other, of a net that guesses
             result |= {"acc": 1 / classes, "loss": None, "train_loss": None}
         result |= {
-            "flops": flops_per_image(config, classes) * images,
+            "flops": metrics.epoch * epoch_flops(config, classes, examples),
             "peak_mib": place.peak_mib,
             "threads": torch.get_num_threads(),
             "device": place.name,
@@ -260,7 +259,7 @@ class Confirmation:
             }
             rows.append(row)
         rows.sort(key=lambda row: -row["mean_acc"])
-        manifest, now = self._run.manifest, here()
+        manifest = self._run.manifest
         content = {
             "version": VERSION,
             "run": self._run.name,
@@ -268,8 +267,8 @@ class Confirmation:
             "fingerprint": manifest.fingerprint,
             "counts": {"train": len(self._dataset.train_labels), "test": len(self._dataset.eval_labels)},
             "classes": list(self._dataset.classes),
-            "machine": now["machine"],
-            "versions": now["versions"],
+            "machine": self._here["machine"],
+            "versions": self._here["versions"],
             "threads": torch.get_num_threads(),
             "alpha": ALPHA,
             "practical_acc": self.race.practical,

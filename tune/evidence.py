@@ -78,11 +78,8 @@ def difference(a: Sequence[float], b: Sequence[float], resolution: float, alpha:
     paired = _spread(left - right, resolution * math.sqrt(2)) / math.sqrt(n)
     pooled = math.hypot(_spread(left, resolution), _spread(right, resolution)) / math.sqrt(n)
 
-    def log_evidences(far: float) -> tuple[float, float]:
-        return log_evidence(far / paired, n, n - 1), log_evidence(far / pooled, n / 2, 2 * n - 2)
-
-    half = _half_width(lambda far: float(np.logaddexp(*log_evidences(far))) - math.log(2), pooled, alpha)
-    in_pairs, apart = log_evidences(half if math.isfinite(half) else 4 * pooled)
+    half = _half_width_of_difference(n, paired, pooled, alpha)
+    in_pairs, apart = _both_forms(half if math.isfinite(half) else 4 * pooled, n, paired, pooled)
     varies = n > 2 and left.std() > 0 and right.std() > 0
     correlation = float(np.corrcoef(left, right)[0, 1]) if varies else None
     form: Literal["paired", "unpaired"] = "paired" if in_pairs > apart else "unpaired"
@@ -121,14 +118,8 @@ def more_seeds(found: Difference, a: Sequence[float], b: Sequence[float], practi
     paired, apart = float(np.std(left - right, ddof=1)), math.hypot(np.std(left, ddof=1), np.std(right, ddof=1))
 
     def decided(seeds: int) -> bool:
-        def log_sum(far: float) -> float:
-            both = (
-                log_evidence(far * math.sqrt(seeds) / max(paired, 1e-12), seeds, seeds - 1),
-                log_evidence(far * math.sqrt(seeds) / max(apart, 1e-12), seeds / 2, 2 * seeds - 2),
-            )
-            return float(np.logaddexp(*both)) - math.log(2)
-
-        half = _half_width(log_sum, apart / math.sqrt(seeds), alpha)
+        errors = max(paired, 1e-12) / math.sqrt(seeds), max(apart, 1e-12) / math.sqrt(seeds)
+        half = _half_width_of_difference(seeds, *errors, alpha)
         return judge(Interval(seeds, found.mean, found.mean - half, found.mean + half), practical) != "undecided"
 
     if not decided(n + MOST_SEEDS):
@@ -144,6 +135,18 @@ def log_evidence(t: float, k: float, f: int) -> float:
     """log E of the formula above."""
     shrunk = 1 + k * PRIOR_VARIANCE
     return -0.5 * math.log(shrunk) + (f + 1) / 2 * (math.log1p(t * t / f) - math.log1p(t * t / (f * shrunk)))
+
+
+def _both_forms(far: float, n: int, paired: float, pooled: float) -> tuple[float, float]:
+    """log E at this distance from a difference's mean, in pairs and not; the forms' standard errors are given."""
+    return log_evidence(far / paired, n, n - 1), log_evidence(far / pooled, n / 2, 2 * n - 2)
+
+
+def _half_width_of_difference(n: int, paired: float, pooled: float, alpha: float) -> float:
+    """Where the average of both forms' evidence reaches 1 / alpha."""
+    return _half_width(
+        lambda far: float(np.logaddexp(*_both_forms(far, n, paired, pooled))) - math.log(2), pooled, alpha
+    )
 
 
 def _half_width(log_evidence_at: Callable[[float], float], scale: float, alpha: float) -> float:

@@ -1,6 +1,7 @@
 """Figures of what confirm found, and of what accuracy costs. Each function makes one, see `tune.figures`."""
 
 import numpy as np
+import plotly.graph_objects as go
 
 from tune.drawing import BAND, BASE, BEST, FULL, LOST, PART, Picture, canvas, label, name_of, single, some, thinned
 from tune.limits import FREE
@@ -33,18 +34,8 @@ def confirm_means(data: RunData) -> Picture:
     best = data.best()
     colours = [BASE if row["trial"] == 0 else BEST if best and row["trial"] == best.number else FULL for row in rows]
     for index, (mean, (low, high), colour) in enumerate(zip(means, reach, colours, strict=True)):
-        figure.add_scatter(
-            x=[mean],
-            y=[index + 0.1],
-            mode="markers",
-            error_x={
-                **{"type": "data", "symmetric": False, "array": [100 * high - mean], "arrayminus": [mean - 100 * low]},
-                **{"thickness": 2, "width": 5, "color": colour},
-            },
-            marker={"size": 10, "color": colour},
-            showlegend=False,
-            hovertemplate=f"%{{x:.2f}}%<extra>mean of {rows[index]['n']}</extra>",
-        )
+        hover = f"%{{x:.2f}}%<extra>mean of {rows[index]['n']}</extra>"
+        _dot(figure, mean, (100 * low, 100 * high), index + 0.1, colour, hover)
     names = [f"{name_of(row['trial'])} (n = {row['n']})" for row in rows]
     figure.update_yaxes(tickvals=list(range(len(rows))), ticktext=names, range=[-0.7, len(rows) - 0.3], showgrid=False)
     without = " A mean without a bar has too few seeds for one." if any(not row.get("ci95_acc") for row in rows) else ""
@@ -55,6 +46,23 @@ def confirm_means(data: RunData) -> Picture:
         f"Each large dot is the mean of n fresh seeds with its 95% interval, each small circle one seed, on "
         f"{f'the {images:,} test images' if images else 'the test images'}; the further right, the better.{without}",
         figure,
+    )
+
+
+def _dot(figure: go.Figure, mean: float, interval: tuple[float, float], y: float, colour: str, hover: str) -> None:
+    """A mean with its interval, on the same axis."""
+    low, high = interval
+    figure.add_scatter(
+        x=[mean],
+        y=[y],
+        mode="markers",
+        error_x={
+            **{"type": "data", "symmetric": False, "array": [high - mean], "arrayminus": [mean - low]},
+            **{"thickness": 2, "width": 5, "color": colour},
+        },
+        marker={"size": 10, "color": colour},
+        showlegend=False,
+        hovertemplate=hover,
     )
 
 
@@ -74,18 +82,8 @@ def confirm_differences(data: RunData) -> Picture:
         found = row["to_base"]
         mean, (low, high) = 100 * found["mean"], found.get("ci95") or [found["mean"]] * 2
         colour = colours.get(found.get("kind"), PART)
-        figure.add_scatter(
-            x=[mean],
-            y=[index],
-            mode="markers",
-            error_x={
-                **{"type": "data", "symmetric": False, "array": [100 * high - mean], "arrayminus": [mean - 100 * low]},
-                **{"thickness": 2, "width": 5, "color": colour},
-            },
-            marker={"size": 10, "color": colour},
-            showlegend=False,
-            hovertemplate=f"%{{x:+.2f}} points<extra>{found.get('n')} seeds</extra>",
-        )
+        hover = f"%{{x:+.2f}} points<extra>{found.get('n')} seeds</extra>"
+        _dot(figure, mean, (100 * low, 100 * high), index, colour, hover)
     names = [f"{name_of(row['trial'])}: {label(row['to_base'].get('kind', ''))}" for row in rows]
     figure.update_yaxes(tickvals=list(range(len(rows))), ticktext=names, range=[-0.7, len(rows) - 0.3], showgrid=False)
     band = f"; the grey band of ±{practical:g} points counts as no difference" if practical else ""

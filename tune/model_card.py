@@ -10,7 +10,7 @@ from typing import Any
 
 from model.command import printable
 from model.weights import Record
-from tune.lines import duration
+from tune.lines import duration, percent
 from tune.run import Run
 
 CARD = """\
@@ -108,7 +108,7 @@ def model_card(name: str, run: Run, confirm: dict[str, Any], row: dict[str, Any]
         run=_code(run.name),
         config=_code(record.config.describe()),
         scores="\n".join(_scores(confirm, row)),
-        search_score=f"The search's own score, {_percent(val_acc)}, is of other images and one seed, and partly luck."
+        search_score=f"The search's own score, {percent(val_acc)}, is of other images and one seed, and partly luck."
         if val_acc is not None
         else "",
         verdict=f"Verdict of the confirmation: {_plain(verdict)}" if verdict else "",
@@ -138,16 +138,16 @@ def _scores(confirm: dict[str, Any], row: dict[str, Any]) -> list[str]:
     notes = [f"SD {100 * row['sd_acc']:.2f}"] if row.get("sd_acc") is not None else []
     if row.get("ci95_acc"):
         low, high = row["ci95_acc"]
-        notes.append(f"95% interval {_percent(low)} to {_percent(high)}")
+        notes.append(f"95% interval {percent(low)} to {percent(high)}")
     spread = f" ({', '.join(notes)})" if notes else ""
-    lines = [f"| the config: mean over fresh seeds | {_percent(row['mean_acc'])}{spread} | {row['n']} |"]
+    lines = [f"| the config: mean over fresh seeds | {percent(row['mean_acc'])}{spread} | {row['n']} |"]
     if row.get("accs"):
         seed = f" (seed {row['seeds'][0]})" if row.get("seeds") else ""
-        lines.insert(0, f"| this file{seed} | {_percent(row['accs'][0])} | 1 |")
+        lines.insert(0, f"| this file{seed} | {percent(row['accs'][0])} | 1 |")
     target = row.get("target")
     if target and confirm.get("target_acc"):
         low, high = target.get("ci95") or (0.0, 1.0)
-        share = f"{target['k']} of {target['n']} (95% interval of the share {_percent(low)} to {_percent(high)})"
+        share = f"{target['k']} of {target['n']} (95% interval of the share {percent(low)} to {percent(high)})"
         lines.append(f"| trainings that reach {100 * confirm['target_acc']:g}% | {share} | {target['n']} |")
     return lines
 
@@ -169,10 +169,6 @@ def _machine(confirm: dict[str, Any]) -> str:
     machine = confirm.get("machine") or {}
     gpus = machine.get("gpus") or []
     return f"{len(gpus)} x {gpus[0]}" if gpus else f"{confirm.get('threads')} threads of {machine.get('cpu')}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f}%"
 
 
 def _quoted(text: str) -> str:

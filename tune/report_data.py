@@ -199,8 +199,7 @@ def _new(run: Run, number: int, params: dict[str, Any]) -> Seen:
     if target is not None:
         images = run.manifest.counts["train"]
         pace = epoch_flops(run.space.config(params), CLASSES, images) / epoch_flops(base, CLASSES, images)
-    pauses = [math.ceil(rung / pace - 1e-9) for rung in run.trials().rungs]
-    return Seen(number, params, RUNNING, epochs, [epoch for epoch in pauses if epoch < epochs])
+    return Seen(number, params, RUNNING, epochs, run.trials().pauses(epochs, pace))
 
 
 def _from_folders(run: Run, missing: list[str]) -> list[Seen]:

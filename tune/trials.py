@@ -128,13 +128,16 @@ class Trials:
     ) -> Trial:
         """A new trial, running, under the next number; without `pausing` it trains to its end at once."""
         epochs = epochs or self.units
-        pauses = [math.ceil(rung / pace - 1e-9) for rung in self.rungs]
-        pauses = [epoch for epoch in pauses if epoch < epochs]
-        trial = Trial(len(self.all), params, shares, epochs, pace, cost, pauses, pausing)
+        trial = Trial(len(self.all), params, shares, epochs, pace, cost, self.pauses(epochs, pace), pausing)
         self.all.append(trial)
         self._counts[State.RUNNING] += 1
         self._tried.add(frozenset(params.items()))
         return trial
+
+    def pauses(self, epochs: int, pace: float) -> list[int]:
+        """Epochs at which a trial of that length and pace reaches each rung, short of its end."""
+        reached = [math.ceil(rung / pace - 1e-9) for rung in self.rungs]
+        return [epoch for epoch in reached if epoch < epochs]
 
     def record(self, number: int, metrics: Iterable[dict[str, Any]]) -> None:
         """Take note of epochs of a trial, in order. Those that are known already change nothing."""
