@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import conv2d, cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
 from model.augment import CHANNELS, SIDE_PX
@@ -21,6 +21,7 @@ MIB = 2**20
 TIMED_MATMULS = 5
 MATMUL_SIDE = {"cuda": 8192, "cpu": 2048}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # Config.precision
+SLOW = 1.5  # times as long as in fp32
 
 
 class Epoch(Protocol):
@@ -71,6 +72,30 @@ def matmul_flops_per_s(device: torch.device, precision: str) -> float:
         factor @ factor
         times_s.append(now_s(device) - start_s)
     return 2 * side**3 / statistics.median(times_s[1:])  # the first one selects kernels
+
+
+def slow_precision(config: Config, device: torch.device) -> str:
+    """A warning, on one line, where a CPU takes longer in bf16 than in fp32; else nothing.
+
+    Torch emulates bf16 on CPUs without instructions for it. Timed on a convolution, forward and backward, the best of
+    3, which takes 0.3 s.
+    """
+    if config.precision != "bf16" or device.type != "cpu":
+        return ""
+    times_s = {}
+    for precision in ("fp32", "bf16"):
+        images = torch.randn(32, 32, 16, 16, dtype=DTYPES[precision], requires_grad=True)
+        kernel = torch.randn(32, 32, 3, 3, dtype=DTYPES[precision], requires_grad=True)
+        measured = []
+        for _ in range(3):
+            start_s = now_s(device)
+            conv2d(images, kernel, padding=1).sum().backward()
+            measured.append(now_s(device) - start_s)
+        times_s[precision] = min(measured)
+    slowdown = times_s["bf16"] / times_s["fp32"]
+    if slowdown < SLOW:
+        return ""
+    return f"warning: precision = bf16 is {slowdown:.1f} times as slow as fp32 on this CPU, which only emulates it"
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -12,7 +12,7 @@ import tyro
 
 from model.config import Config, InputError, save_config
 from model.data import Dataset, describe, hold_out, take, to_device
-from model.meter import describe_summary, summary
+from model.meter import describe_summary, slow_precision, summary
 from model.profile import describe_profile, profile
 from model.ranks import Ranks
 from model.recipes import choose, table
@@ -61,6 +61,8 @@ def main(options: Options) -> None:
     print(describe(dataset))
     print(f"config: {config.describe()}")
     print(f"seed {options.seed}, {device}, {options.ranks} x {threads} CPU threads")
+    if warning := slow_precision(config, device):
+        print(warning)
     if options.profile:
         data = to_device(dataset, device)
         print(describe_profile(profile(config, data), config, len(data.train_labels)))

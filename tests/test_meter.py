@@ -1,5 +1,6 @@
 import json
 import mmap
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from model.meter import (
     now_s,
     peak_memory,
     reset_peak_memory,
+    slow_precision,
     summary,
 )
 from model.recipes import RECIPES
@@ -71,6 +73,18 @@ def test_flops_of_every_recipe(recipe: str) -> None:
 def test_matmul_speed_is_a_plausible_number(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("model.meter.MATMUL_SIDE", {"cpu": 256})
     assert 1e8 < matmul_flops_per_s(CPU, precision) < 1e14
+
+
+@pytest.mark.parametrize("slow", [torch.bfloat16, torch.float32])
+def test_a_cpu_that_only_emulates_bf16_is_warned_of(slow: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    def conv2d(images: torch.Tensor, kernel: torch.Tensor, padding: int) -> torch.Tensor:
+        time.sleep(0.2 if images.dtype == slow else 0.0)
+        return torch.nn.functional.conv2d(images, kernel, padding=padding)
+
+    monkeypatch.setattr("model.meter.conv2d", conv2d)
+    warning = slow_precision(Config(precision="bf16"), CPU)
+    assert ("times as slow as fp32" in warning) == (slow == torch.bfloat16)
+    assert not slow_precision(Config(), CPU)
 
 
 def test_peak_memory_is_the_most_that_was_held() -> None:

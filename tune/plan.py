@@ -15,6 +15,7 @@ from rich.console import Console
 import search_spaces
 from model.config import Config, InputError, load_config, with_assignments
 from model.data import Dataset, hold_out, take
+from model.meter import slow_precision
 from model.recipes import RECIPES
 from model.sources import load, resolve
 from model.train import best_device, check_batch, check_device
@@ -119,6 +120,8 @@ def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
     check_batch(replace(base, batch_size=int(highest(space, "batch_size"))), len(dataset.train_labels), ranks)
     if options.address is None:
         check_device(base, best_device())
+        if warning := slow_precision(base, best_device()):
+            console.print(warning)
     grace = options.grace_epochs or math.ceil(GRACE_FRAC * base.epochs)
     if grace > base.epochs:
         raise InputError(f"--grace-epochs {grace}: it must be at most the {base.epochs} epochs of a trial (--epochs)")

@@ -16,6 +16,7 @@ import os
 import platform
 import shutil
 import subprocess
+import warnings
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -25,6 +26,7 @@ from typing import Any
 
 import optuna
 import torch
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import RandomSampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -222,7 +224,10 @@ def create(runs_dir: Path, name: str, manifest: Manifest) -> Run:
         path.mkdir(parents=True)
         (path / "trials").mkdir()
         storage = JournalStorage(JournalFileBackend(str(path / "journal.log")))
-        optuna.create_study(study_name="search", storage=storage, direction="maximize")
+        study = optuna.create_study(study_name="search", storage=storage, direction="maximize")
+        with warnings.catch_warnings(category=ExperimentalWarning, action="ignore"):
+            # what optuna-dashboard calls the axis of values
+            study.set_metric_names(["val/acc" if manifest.target_acc is None else f"score of {manifest.objective}"])
         _write_manifest(path, manifest)  # last: a folder with a manifest is a whole run
     except FileExistsError:
         raise InputError(f"{path} exists already: choose another --name, or --resume {path}") from None
