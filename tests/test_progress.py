@@ -142,6 +142,14 @@ def test_a_terminal_without_unicode_gets_ascii() -> None:
     assert "".join(lines).isascii() and any("# 1111 done" in line for line in lines)
 
 
+def test_in_a_pipe_the_lines_have_no_frame() -> None:
+    file = io.StringIO()
+    Console(width=80, markup=False, file=file).print(View(snapshot(), note="as of now"))
+    first, *lines, last = file.getvalue().splitlines()
+    assert first == "cifar: running" and last == "as of now"
+    assert lines[0].startswith("trials ") and not any(each in file.getvalue() for each in "│╭─╯")
+
+
 def test_absurd_numbers_and_tiny_terminals_do_no_harm() -> None:
     odd = {"counts": {"done": -5, "failed": 10**30}, "most_trials": 0, "base_epochs": 0, "budget_epochs": -1.0}
     odd |= {"curve": [[5.0, 7e300], [1.0, -3.0]], "eta_s": -1e300, "val_images": 0, "started_epochs": -1.0}

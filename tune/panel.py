@@ -109,6 +109,9 @@ class View:
         title.append(f": {self._state}", STATE_STYLES.get(self._state, "yellow"))
         note = Text(self._note, "dim") if len(self._note) < width else None
         lines = Text("\n").join(line for part in parts for line in part.lines)
+        if not console.is_terminal:  # a frame is in the way of whoever reads a pipe
+            yield from [title, lines, *([note] if note else [])]
+            return
         yield Panel(lines, title=title, title_align="left", subtitle=note, subtitle_align="left", width=width + 4)
 
     def _parts(self, width: int, glyphs: Glyphs) -> list[Part]:
