@@ -25,6 +25,7 @@ from rich.progress import track
 import search_spaces
 from model.command import run_command
 from model.config import save_config
+from tune.limits import epoch_flops
 from tune.run import Manifest, Run, create, here
 from tune.samplers import distribution
 from tune.searcher import trial_seed
@@ -93,6 +94,7 @@ def make(folder: Path, trials: int, seed: int = 0) -> Run:
         cpus_per_trial=1.0,
         gpus_per_trial=0.0,
         threads=1,
+        epoch_flops=epoch_flops(space.base, 10, 45_000),
         **here(),
     )
     run = create(folder, "big", manifest)

@@ -17,7 +17,7 @@ from tune.report_data import DONE, FAILED, RUNNING, STOPPED, RunData, Seen
 from tune.samplers import distribution
 
 FEWEST = 10  # full-length trials: with fewer, importances and rank correlations say nothing
-MOST_RATED = 250  # full-length trials that importances are computed from
+MOST_RATED = 150  # full-length trials that importances are computed from
 RESAMPLES = 50
 PERMUTATIONS = 400
 PAUSE_S = 60.0  # a search that trains nothing for so long was not running

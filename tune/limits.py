@@ -52,6 +52,11 @@ def refusal(config: Config, num_classes: int, train_examples: int, limits: Mappi
     return "; ".join(exceeded) or None
 
 
+def same_shape(one: Config, other: Config) -> bool:
+    """Whether an epoch of the one takes as many floating-point operations as one of the other, without counting."""
+    return _shape(one) == _shape(other)
+
+
 def epoch_flops(config: Config, num_classes: int, train_examples: int) -> float:
     """Floating-point operations of one epoch of training, counted as above."""
     images = train_examples // config.batch_size * config.batch_size
