@@ -1,14 +1,15 @@
-"""Search spaces, one per file: a file NAME.py here that defines SPACE is the space NAME."""
+"""Search spaces and experiments, one per file: a file NAME.py here that defines SPACE is the space NAME."""
 
 import runpy
 import traceback
 from pathlib import Path
 
 from model.config import InputError, nearest
+from search_spaces.experiment import Experiment
 from search_spaces.space import SearchSpace
 
 _FOLDER = Path(__file__).parent
-_NO_SPACES = {"__init__", "coordinates", "domains", "space"}
+_NO_SPACES = {"__init__", "coordinates", "domains", "experiment", "ridge", "space"}
 
 
 def names() -> list[str]:
@@ -16,12 +17,28 @@ def names() -> list[str]:
     return sorted(file.stem for file in _FOLDER.glob("*.py") if file.stem not in _NO_SPACES)
 
 
-def load(name: str) -> SearchSpace:
+def load(name: str, scale: str | None = None) -> SearchSpace:
     """The space of that name, or of the file at that path (recognised by '/' or '.py').
 
+    Args:
+        scale: of an experiment, one of `search_spaces.experiment.SCALES`.
+
     Raises:
-        InputError: unknown name, or a file that is missing, not Python, fails, or defines no SPACE.
+        InputError: unknown name, a file that is missing, not Python, fails, or defines no SPACE, or a scale that is
+            missing or doesn't apply.
     """
+    found = definition(name)
+    if isinstance(found, Experiment):
+        if scale is None:
+            raise InputError(f"--space {name} is an experiment: say how large, --scale {', '.join(found.scales)}")
+        return found.space(scale)
+    if scale is not None:
+        raise InputError(f"--scale {scale}: {name} is a space to search, only experiments have scales; leave it out")
+    return found
+
+
+def definition(name: str) -> SearchSpace | Experiment:
+    """What the file of that name, or at that path, defines; raises as `load` does."""
     if "/" not in name and not name.endswith(".py"):
         if name not in names():
             raise InputError(
@@ -37,7 +54,7 @@ def load(name: str) -> SearchSpace:
     return _load_file(path)
 
 
-def _load_file(path: Path) -> SearchSpace:
+def _load_file(path: Path) -> SearchSpace | Experiment:
     try:
         # Run, not imported: an edited file is read anew, two files may have one name, and no cache is left beside it.
         space = runpy.run_path(str(path), run_name=f"space file {path}").get("SPACE")
@@ -45,7 +62,7 @@ def _load_file(path: Path) -> SearchSpace:
         line = _line(path, error)
         where = f", line {line}" if line else ""
         raise InputError(f"space file {path}{where}: {_reason(error)}") from error
-    if not isinstance(space, SearchSpace):
+    if not isinstance(space, SearchSpace | Experiment):
         found = "no SPACE" if space is None else f"a SPACE of type {type(space).__name__}"
         raise InputError(f"space file {path} has {found}: it must define SPACE = SearchSpace(base, domains)")
     return space

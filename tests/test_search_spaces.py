@@ -13,6 +13,7 @@ import search_spaces
 from model.config import Config, InputError
 from model.recipes import s0
 from search_spaces.coordinates import DECAY_RATE
+from search_spaces.experiment import Experiment
 from search_spaces.space import Choice, Domain, IntUniform, LogUniform, SearchSpace, Uniform
 
 SPACE = SearchSpace(
@@ -427,7 +428,7 @@ def test_a_plain_space_has_the_json_of_earlier_versions() -> None:
 def test_every_space_that_comes_with_the_project_loads() -> None:
     assert "lr_regimes" in search_spaces.names() and "space" not in search_spaces.names()
     for name in search_spaces.names():
-        assert isinstance(search_spaces.load(name), SearchSpace)
+        assert isinstance(search_spaces.definition(name), SearchSpace | Experiment)
 
 
 def test_lr_regimes_varies_the_schedule_around_the_baseline() -> None:

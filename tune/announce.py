@@ -9,9 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from model.data import Dataset, describe
+from tune.claims import collect, experiment_named, show_claims
 from tune.commands import python, quoted, resume_command
 from tune.lines import inert, percent, short
 from tune.plan import highest
+from tune.report_data import read
 from tune.run import Run, final_acc
 
 BEST = 5  # the most trials that are shown
@@ -35,6 +37,9 @@ def announce(run: Run, dataset: Dataset, console: Console) -> None:
     console.print(
         f"machine: {machine}; a trial has {manifest.cpus_per_trial:g} CPUs and {manifest.gpus_per_trial:g} GPUs"
     )
+    if manifest.scale:
+        _announce_experiment(run, console)
+        return
     console.print(f"space: {inert(manifest.space_name)}, varying {', '.join(run.space.domains)}")
     console.print(f"base: {base.describe()}")
     stops = f"asha, rungs at epochs {rungs}" if rungs else "none"
@@ -53,11 +58,32 @@ def announce(run: Run, dataset: Dataset, console: Console) -> None:
             f"{min(math.ceil(longest_epochs), base.epochs)} avoids it)",
             style="yellow",
         )
+    _say_where(run, console)
+
+
+def _announce_experiment(run: Run, console: Console) -> None:
+    manifest, cells = run.manifest, run.space.bases
+    experiment = experiment_named(manifest.space_name)
+    if experiment:
+        console.print(experiment.question, style="bold")
+    trials = manifest.trials or 0
+    epochs = sum(cells[number % len(cells)].epochs for number in range(trials))
+    console.print(
+        f"experiment: {inert(manifest.space_name)} at scale {manifest.scale}, {len(cells)} cells on common seeds, "
+        f"{trials} trainings, {epochs:,} epochs; search seed {manifest.seed}"
+    )
+    _say_where(run, console)
+
+
+def _say_where(run: Run, console: Console) -> None:
     console.print(f"run folder: {run.path}  (tensorboard --logdir {run.path.parent})")
 
 
 def summarise(run: Run, console: Console) -> None:
-    """The best configs, what they show, and the commands that come next."""
+    """The best configs, what they show, and the commands that come next; of an experiment, what its claims came to."""
+    if run.manifest.scale:
+        _summarise_experiment(run, console)
+        return
     ranking, base = run.ranking(), run.space.base
     started = len(run.study().get_trials(deepcopy=False))
     if not ranking:
@@ -93,6 +119,19 @@ def summarise(run: Run, console: Console) -> None:
         ("what mattered and why, as one HTML file", f"tune.report {path}"),
         ("the configs as files, with trained weights", f"tune.export {path} --top 3 --weights"),
         ("learning curves, images and hyperparameters in a browser", f"tensorboard.main --logdir {path}"),
+    ]:
+        console.print(f"  {purpose}:\n    {python()} -m {command}")
+
+
+def _summarise_experiment(run: Run, console: Console) -> None:
+    show_claims([verdict for verdict in collect([read(run.path)]) if verdict.data], console)
+    path = quoted(run.path)
+    console.print("Next:")
+    more = f"tune.search --resume {path} --trials {2 * (run.manifest.trials or 0)}"
+    for purpose, command in [
+        ("the figure, every cell, how to repeat it, as one HTML file", f"tune.report {path}"),
+        ("all claims of all experiments", f"tune.claims --runs-dir {quoted(run.path.parent)}"),
+        ("twice as many seeds", more),
     ]:
         console.print(f"  {purpose}:\n    {python()} -m {command}")
 

@@ -69,6 +69,11 @@ def main(options: Options) -> None:
     console = Console(soft_wrap=True, highlight=False)
     _check(options)
     run = Run(run_folder(str(options.run), Path("runs"), console))
+    if run.manifest.scale:
+        raise InputError(
+            f"{options.run} is an experiment, whose cells share their seeds already: tune.report shows what it found, "
+            f"tune.search --resume {options.run} --trials N adds seeds"
+        )
     ranking = run.ranking()
     if not ranking:
         raise InputError(f"{options.run} has no trial that ran to the end: nothing to confirm; continue the search")

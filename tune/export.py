@@ -216,7 +216,7 @@ def _next_search(run: Run, base: Path) -> list[str | Path]:
     beside the base, since its file may be anywhere."""
     manifest, space = run.manifest, run.space
     name: str | Path = manifest.space_name
-    known = search_spaces.load(manifest.space_name) if name in search_spaces.names() else None
+    known = search_spaces.load(manifest.space_name, manifest.scale) if name in search_spaces.names() else None
     if not known or (dict(known.domains), known.coordinates) != (dict(space.domains), space.coordinates):
         name = base.with_name(f"{manifest.space_name if manifest.space_name.isidentifier() else 'space'}.py")
         content = pformat(space.to_dict(), width=110, sort_dicts=False)

@@ -11,15 +11,24 @@ import plotly.graph_objects as go
 import plotly.io
 
 from model.config import InputError
-from tune import figures_evidence, figures_search, figures_space
+from tune import figures_evidence, figures_experiment, figures_search, figures_space
+from tune.claims import experiment_of
 from tune.drawing import Picture
 from tune.report_data import RunData
+from tune.results import RunResults
 
 WIDTH_PX, SCALE = 720, 2  # of a file; a PNG has twice as many pixels
 
 
 def run_pictures(data: RunData) -> dict[str, list[Picture]]:
     """The figures of one run, by the section of the page that they stand in."""
+    if data.run.manifest.scale:
+        experiment = experiment_of(data)
+        return {
+            "experiment": figures_experiment.found(experiment, RunResults(data, experiment)) if experiment else [],
+            "timeline": [figures_search.timeline(data)],
+            "curves": [figures_search.curves(data)],
+        }
     return {
         "confirm": [figures_evidence.confirm_means(data), figures_evidence.confirm_differences(data)],
         "mattered": [figures_space.importance(data)],

@@ -20,11 +20,13 @@ from model.recipes import RECIPES
 from model.sources import load, resolve
 from model.train import best_device, check_batch, check_device
 from search_spaces.domains import ends
+from search_spaces.experiment import Experiment
 from search_spaces.space import SearchSpace
 from tune import warm_start
-from tune.limits import parse_limits, refusal
+from tune.limits import epoch_flops, parse_limits, refusal
 from tune.mirror import check_storage, run_folder
 from tune.run import Manifest, Run, create, here
+from tune.samplers import CELLS
 
 CPU_WIDTH, CPU_EPOCHS = 16, 8
 GRACE_FRAC = 0.5
@@ -40,6 +42,9 @@ class Options:
 
     space: str | None = None
     """name of a search space, or path of a file that defines one"""
+    scale: Literal["tiny", "small", "full"] | None = None
+    """how large an experiment is run: digits in seconds, CIFAR-10 on a laptop, or as published; it sets cells, epochs,
+    width, images and seeds, and nothing is searched or stopped"""
     data: str | None = None
     """auto, digits, cifar10 (downloads into data/), or the path of a data folder (default: auto)"""
     trials: int | None = None
@@ -106,14 +111,17 @@ def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
     """Check everything that was asked, then make the run folder."""
     if options.space is None:
         raise InputError(f"--space NAME is missing: choose one of {', '.join(search_spaces.names())}, or give a path")
-    space = search_spaces.load(options.space)
+    stem = Path(options.space).stem
+    space = search_spaces.load(options.space, options.scale)
     _check_numbers(options)
+    if options.scale is not None:
+        options = _sized(options, len(space.bases))
     dataset = load(options.data or "auto")
     if options.train_examples is not None:
         dataset = take(dataset, options.train_examples)
     dataset = hold_out(dataset)
 
-    space = _started(space, options, dataset, console)
+    space = _started(space, options, dataset, console) if options.scale is None else _set(space, options.set)
     base = space.base
     cpus, gpus = _resources(options)
     ranks = _ranks(options, cpus, gpus)
@@ -125,7 +133,6 @@ def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
     grace = options.grace_epochs or math.ceil(GRACE_FRAC * base.epochs)
     if grace > base.epochs:
         raise InputError(f"--grace-epochs {grace}: it must be at most the {base.epochs} epochs of a trial (--epochs)")
-    stem = Path(options.space).stem
     manifest = Manifest(
         space_name=stem,
         space=space.to_dict(),
@@ -139,8 +146,10 @@ def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
         objective=options.objective or "accuracy",
         target_acc=options.target_acc,
         seed=options.seed or 0,
-        sampler=options.sampler or "gp",
-        scheduler=options.scheduler or "asha",
+        sampler=options.sampler or (CELLS if options.scale else "gp"),
+        scheduler=options.scheduler or ("none" if options.scale else "asha"),
+        scale=options.scale,
+        epoch_flops=epoch_flops(base, len(dataset.classes), len(dataset.train_labels)),
         grace_epochs=grace,
         reduction_factor=options.reduction_factor or 3,
         cpus_per_trial=cpus,
@@ -160,6 +169,44 @@ def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
     if earlier:
         warm_start.save(run.path, earlier)
     return run, dataset
+
+
+def _sized(options: Options, cells: int) -> Options:
+    """The options of an experiment, where they are not given: those of its scale.
+
+    Raises:
+        InputError: an option that an experiment doesn't have.
+    """
+    allowed = RESUMABLE | {"scale", "train_examples", "seed", "name", "set", "gpus_per_trial", "cpus_per_trial"}
+    for option in fields(options):
+        if option.name not in allowed - {"budget"} and getattr(options, option.name) != option.default:
+            raise InputError(
+                f"--{option.name.replace('_', '-')} doesn't go with --scale {options.scale}: an experiment trains each "
+                f"of its cells to the end and searches nothing; leave it out"
+            )
+    assert options.space and options.scale
+    experiment = search_spaces.definition(options.space)
+    assert isinstance(experiment, Experiment)
+    scale = experiment.scales[options.scale]
+    return replace(
+        options,
+        data=options.data or scale.data,
+        trials=options.trials or cells * scale.seeds,
+        train_examples=options.train_examples or scale.train_examples,
+    )
+
+
+def _set(space: SearchSpace, assignments: tuple[tuple[str, ...], ...]) -> SearchSpace:
+    """The experiment with these fields changed in every cell.
+
+    Raises:
+        InputError: a field that the cells differ in, or an unknown one, or a bad value.
+    """
+    given = [text for texts in assignments for text in texts]
+    for text in given:
+        if text.partition("=")[0] in space.domains:
+            raise InputError(f"--set {text}: this is what the cells of the experiment differ in; leave it out")
+    return space.with_base(with_assignments(space.base, given))
 
 
 def _check_numbers(options: Options) -> None:
@@ -286,7 +333,9 @@ def resumed_run(options: Options, console: Console) -> tuple[Run, Dataset]:
                 f"--{option.name.replace('_', '-')} can't change on --resume: run {run.name} keeps what its run.json "
                 f"says; start a new run for other settings"
             )
-    if options.space is not None and dict(search_spaces.load(options.space).domains) != dict(run.space.domains):
+    if options.space is not None and dict(search_spaces.load(options.space, run.manifest.scale).domains) != dict(
+        run.space.domains
+    ):
         raise InputError(
             f"--space {options.space} is not the space of run {run.name} ({run.manifest.space_name}, domains "
             f"{', '.join(run.space.domains)}): leave --space out, or start a new run"

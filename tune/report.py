@@ -1,5 +1,6 @@
 """`python -m tune.report RUN [RUN...]`: what runs found, as one HTML file that needs no network."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +13,13 @@ from rich.console import Console
 from model.command import run_command
 from model.config import InputError
 from tune import report_words as words
+from tune.claims import claims_table, collect, experiment_of
 from tune.drawing import BASE, BEST, FULL, Picture, between, name_of
 from tune.figures import common_pictures, run_pictures, save
 from tune.lines import inert, percent, short
 from tune.page import Content, Page, commands, facts, table, tag
 from tune.report_data import RunData, Seen, read
+from tune.results import RunResults
 
 SHOWN = 8  # trials in the table of the best
 DIVERGE = 0.01  # of the base's value: a parameter that differs by less counts as the same
@@ -78,6 +81,9 @@ def _folder(given: str) -> Path:
 def _section(page: Page, data: RunData, pictures: dict[str, list[Picture]], level: int) -> None:
     """All about one run, below headings of this level."""
     draw = page.picture
+    if data.run.manifest.scale:
+        _experiment_section(page, data, pictures, level)
+        return
     page.heading(level, "Verdict")
     (first, *rest), command = words.verdict(data)
     page.add(tag("p", first, class_="lead"), *(tag("p", sentence) for sentence in rest))
@@ -107,6 +113,44 @@ def _section(page: Page, data: RunData, pictures: dict[str, list[Picture]], leve
     page.add(*map(draw, pictures["timeline"]), *map(draw, pictures["curves"]))
     page.heading(level, "How to reproduce it")
     page.add(*_reproduce(data))
+
+
+def _experiment_section(page: Page, data: RunData, pictures: dict[str, list[Picture]], level: int) -> None:
+    """All about a run of an experiment: its question, what was found, and what that says of the claims."""
+    experiment, draw = experiment_of(data), page.picture
+    page.heading(level, "What was asked, and found")
+    if experiment is None:
+        text = "The project has no such experiment, or one with other cells: its claims can't be judged."
+        page.add(tag("p", text, class_="empty"))
+    else:
+        page.add(tag("p", experiment.question, class_="lead"), *map(draw, pictures["experiment"]))
+        page.add(claims_table([each for each in collect([data]) if each.data]), _cells(RunResults(data, experiment)))
+    page.add(_facts(data))
+    warnings = [words.running(data), *data.missing]
+    if any(warnings):
+        page.heading(level, "Warnings")
+        page.add(tag("ul", *(tag("li", warning) for warning in warnings if warning), class_="warnings"))
+    page.heading(level, "Slots and learning curves")
+    page.add(*map(draw, pictures["timeline"]), *map(draw, pictures["curves"]))
+    page.heading(level, "How to reproduce it")
+    page.add(*_reproduce(data))
+
+
+def _cells(results: RunResults) -> Any:
+    """Every cell in numbers."""
+    rows: list[list[Content]] = []
+    for cell in results.cells:
+        found, spread = results.mean(cell), results.spread(cell)
+        if found is None:
+            rows.append([cell, "0", "", "", "", ""])
+            continue
+        interval = (
+            f"{100 * found.low:.2f} to {100 * found.high:.2f}" if math.isfinite(found.high) else "needs more seeds"
+        )
+        sd = f"{100 * spread.mean:.2f}" if spread else ""
+        rows.append([cell, str(found.n), f"{100 * found.mean:.2f}", sd, interval, str(results.diverged(cell))])
+    caption = "Accuracy on held-out training images, mean of n seeds that are common to all cells."
+    return table(caption, ["cell", "n", "val acc, %", "SD", "95% interval", "diverged"], rows)
 
 
 def _key(data: RunData) -> Any:

@@ -15,7 +15,7 @@ from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from model.config import InputError, load_config
-from tune.limits import epoch_flops
+from tune.limits import epoch_flops, same_shape
 from tune.objective import front
 from tune.run import Run
 
@@ -47,6 +47,8 @@ class Seen:
     ended_s: list[float] = field(default_factory=list)
     workers: list[tuple[str, int]] = field(default_factory=list)
     """host and process, by epoch"""
+    last: dict[str, Any] = field(default_factory=dict)
+    """of an experiment: the last epoch of metrics.jsonl that is whole"""
 
     @property
     def is_full(self) -> bool:
@@ -104,8 +106,11 @@ class RunData:
         return self.of(verdict.get("recommended", -1)) or (ranking[0] if ranking else None)
 
     def flops(self, params: dict[str, Any]) -> float:
-        """Floating-point operations of a full training in the search. The first of each shape of net takes 0.1 s."""
-        config = self.run.space.config(params)
+        """Floating-point operations of a full training in the search. Where nets of several shapes were trained, they
+        are counted: the first takes 3 s, each further shape 0.1 s."""
+        config, known = self.run.space.config(params), self.run.manifest.epoch_flops
+        if known and same_shape(config, self.run.space.base):
+            return config.epochs * known
         classes = len((self.confirm or {}).get("classes") or range(CLASSES))
         return config.epochs * epoch_flops(config, classes, self.run.manifest.counts["train"])
 
@@ -235,6 +240,8 @@ def _add_metrics(run: Run, trials: list[Seen], missing: list[str]) -> None:
                 break
             epochs.append(entry)
         _take(trial, epochs)
+        if run.manifest.scale and epochs:
+            trial.last = epochs[-1]
     if gone:
         missing.append(f"metrics.jsonl of {gone} trials is missing: their accuracies are the study's, without times")
     if cut:

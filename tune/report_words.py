@@ -219,7 +219,11 @@ def machine(facts: dict[str, Any]) -> str:
 def settings(data: RunData) -> dict[str, str]:
     """Options of tune.search by name, those that are not at their default; with epochs and width always."""
     m, base = data.run.manifest, data.run.space.base
-    given: dict[str, Any] = {"space": m.space_name, "data": m.data, "trials": m.trials, "budget": m.budget}
+    given: dict[str, Any] = {"space": m.space_name, "scale": m.scale, "data": m.data, "trials": m.trials}
+    if m.scale:
+        given |= {"train-examples": m.train_examples, "seed": m.seed or None}
+        return {name: str(value) for name, value in given.items() if value is not None}
+    given |= {"budget": m.budget}
     given |= {"epochs": base.epochs, "width": base.width, "train-examples": m.train_examples}
     given |= {"objective": m.objective if m.objective != "accuracy" else None, "target-acc": m.target_acc}
     given |= {"sampler": m.sampler if m.sampler != "gp" else None}
@@ -238,14 +242,14 @@ def reproduce(data: RunData) -> tuple[list[str], list[str]]:
     for name, value in settings(data).items():
         parts += [f"--{name}", value]
     try:
-        standard = search_spaces.load(run.manifest.space_name)
+        standard = search_spaces.load(run.manifest.space_name, run.manifest.scale)
         if dict(standard.domains) != dict(run.space.domains):
             notes.append("The space of that name has other domains today: run.json has those of this run.")
         base = standard.base.to_dict()
         changed = {
             name: value
             for name, value in run.space.base.to_dict().items()
-            if value != base[name] and name not in ("epochs", "width")
+            if value != base[name] and (run.manifest.scale or name not in ("epochs", "width"))
         }
         if changed:
             parts += ["--set", *(f"{name}={_assigned(value)}" for name, value in changed.items())]

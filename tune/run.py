@@ -81,6 +81,10 @@ class Manifest:
     objective: str = "accuracy"
     target_acc: float | None = None
     """0..1, for an objective that has one"""
+    epoch_flops: float | None = None
+    """floating-point operations of an epoch of the base, on the images trained on; counting them takes seconds"""
+    scale: str | None = None
+    """of an experiment, else None"""
     ranks: int = 1
     """processes that share the batches of a trial, each with `threads` CPU threads"""
     storage: str | None = None

@@ -30,6 +30,7 @@ ASKS = 20  # of TPE for one trial, each some milliseconds; in a space of few poi
 RANDOM_SHARE = 1 / 3  # of TPE's proposals, so that it can't fixate on its first survivors (as in BOHB)
 GRID_LEVELS = 5  # of a number, its ends included
 LARGEST_GRID = 100_000
+CELLS = "cells"
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,12 @@ def grid(question: Question) -> Propose:
     return propose
 
 
+def cells(question: Question) -> Propose:
+    """The bases and nothing else, over and over: an experiment's cells, each time on another seed."""
+    bases = [question.space.params_of(base) for base in question.space.bases]
+    return lambda number: bases[number % len(bases)]
+
+
 def _axis(domain: Domain) -> Array:
     count = levels(domain)
     if isinstance(domain, Choice) or 0 < count <= GRID_LEVELS:
@@ -193,4 +200,5 @@ SAMPLERS: dict[str, Callable[[Question], Propose]] = {
     "qmc": quasi_random,
     "random": random,
     "grid": grid,
+    CELLS: cells,
 }

@@ -22,7 +22,7 @@ from search_spaces.space import SearchSpace
 from tune.cube import shares_of
 from tune.model_sampler import Earlier, ModelSampler, Resume
 from tune.objective import Objective
-from tune.samplers import SAMPLERS, Params, Question, distribution
+from tune.samplers import CELLS, SAMPLERS, Params, Question, distribution
 from tune.trials import State, Trial, Trials, asha_cost
 
 MODEL = "gp"
@@ -98,6 +98,7 @@ class StudySearcher(Searcher):
         question = Question(space, trials, stream(seed, 1), self._allowed)
         self._model = ModelSampler(question, objective, earlier or []) if sampler == MODEL else None
         self._propose = None if sampler == MODEL else SAMPLERS[sampler](question)
+        self._trials_per_seed = len(space.bases) if sampler == CELLS else 1
         self._last_config: tuple[Params | None, Config] = (None, space.base)
         self._used_up = False
         self._unfinished: list[int] = []
@@ -167,7 +168,7 @@ class StudySearcher(Searcher):
             "number": trial.number,
             "params": trial.params,
             "config": self._config(trial.params).to_dict(),
-            "seed": trial_seed(self._seed, trial.number),
+            "seed": self._trial_seed(trial.number),
             "until_epoch": trial.next_stop,
         }
 
@@ -214,6 +215,10 @@ class StudySearcher(Searcher):
         self._used_up = params is None
         return params
 
+    def _trial_seed(self, number: int) -> int:
+        """Of a search each trial's own; of an experiment common to all of its cells."""
+        return trial_seed(self._seed, number // self._trials_per_seed)
+
     def _config(self, params: Params) -> Config:
         """The config of these params; a proposal's is asked for several times."""
         if params != self._last_config[0]:
@@ -233,7 +238,7 @@ class StudySearcher(Searcher):
                 state=TrialState.RUNNING,
                 params=params,
                 distributions={name: self._distributions[name] for name in params},
-                user_attrs={"seed": trial_seed(self._seed, trial.number)},
+                user_attrs={"seed": self._trial_seed(trial.number)},
             )
         )
         return trial

@@ -142,7 +142,8 @@ def look(run: str) -> Status:
         status.alive = True
         status.said.append(f"{holder.module or 'another process'} is at work: {inert(holder.text)}")
     if not status.alive:
-        status.next = _next(status, folder or run)
+        is_experiment = isinstance(manifest, dict) and bool(manifest.get("scale"))
+        status.next = _next(status, folder or run, is_experiment)
     return status
 
 
@@ -247,9 +248,11 @@ def _asked(manifest: Any) -> list[str]:
     return [", ".join(f"{name} {inert(manifest[key])}" for name, key in named if manifest.get(key) is not None)]
 
 
-def _next(status: Status, run: Path | str) -> list[str]:
+def _next(status: Status, run: Path | str, is_experiment: bool) -> list[str]:
     """The command with which to go on."""
     if status.state == "finished":
+        if is_experiment and isinstance(run, Path):
+            return ["what was found:", f"  {python()} -m tune.report {quoted(run)}"]
         if status.confirmed or not isinstance(run, Path):
             return []
         return ["which is really better:", f"  {python()} -m tune.confirm {quoted(run)} --top 3 --seeds 4"]

@@ -1,0 +1,238 @@
+"""Experiments: a question, the configs whose comparison answers it, and claims that the results bear out or not.
+
+A file NAME.py here that defines SPACE = Experiment(...) is the experiment NAME:
+
+    python -m tune.search --space NAME --scale small
+    python -m tune.claims
+
+Nothing is proposed and nothing is stopped: every cell is trained to its end, on the same seeds as all others. A cell is
+a whole config under a short name. Claims are judged by what a run found, in `Results`; how many seeds each cell has,
+and at which width and on how many images, belongs to the scale.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from model.config import Config, InputError
+from search_spaces.domains import Choice
+from search_spaces.space import SearchSpace
+
+SCALES = ("tiny", "small", "full")
+"""digits in seconds, so that it runs in tests; real CIFAR-10 on a laptop in an hour at most; as published, on a GPU"""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds with its 95% interval, which holds however often one looks."""
+
+    n: int
+    mean: float
+    low: float
+    high: float
+
+
+class Results(Protocol):
+    """What a run of the experiment found, by cell. `what` is acc, loss (both on held-out images, 0..1 and nats),
+    train_loss or train_s; a diverged training has the accuracy of guessing and the loss of it."""
+
+    scale: str
+    cells: Mapping[str, Config]
+    """as they were trained"""
+
+    def values(self, cell: str, what: str = "acc") -> list[float]:
+        """Of each seed, in the same order for all cells. Empty while there are none."""
+
+    def mean(self, cell: str, what: str = "acc") -> Estimate | None: ...
+
+    def difference(self, a: str, b: str, what: str = "acc") -> Estimate | None:
+        """a - b over common seeds; None while there are none."""
+
+    def spread(self, cell: str) -> Estimate | None:
+        """The standard deviation of its accuracy over seeds, by chi square; None with fewer than two seeds."""
+
+    def share(self, cell: str, target_acc: float) -> Estimate | None:
+        """Of its trainings that reach an accuracy (0..1)."""
+
+    def diverged(self, cell: str) -> int:
+        """How many trainings of it did."""
+
+
+Kind = Literal["reproduced", "contradicted", "undecided", "not testable"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the results say of a claim."""
+
+    kind: Kind
+    text: str
+    """a sentence with the numbers"""
+    estimate: Estimate | None = None
+
+
+Judge = Callable[[Results], Finding]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """Something that the source says, and how results are held against it."""
+
+    id: str
+    sentence: str
+    published: str
+    """the source's figure"""
+    judge: Judge
+    not_at: Mapping[str, str] = field(default_factory=dict)
+    """scales at which it can't be tested, each with why"""
+
+    def judged(self, results: Results) -> Finding:
+        if results.scale in self.not_at:
+            return Finding("not testable", self.not_at[results.scale])
+        return self.judge(results)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A picture, as data. Names are fields of Config, or `cell`, the cell's name."""
+
+    x: str = "cell"
+    y: str = "acc"
+    """what `Results` has"""
+    colour: str | None = None
+    panel: str | None = None
+    log_x: bool = False
+    where: Callable[[str], bool] = lambda cell: True
+    """which cells it shows, by name"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """One size at which the experiment can be run."""
+
+    cells: Mapping[str, Config]
+    data: str
+    """digits or cifar10; `--data PATH` says where CIFAR-10 lies"""
+    seeds: int
+    """of each cell"""
+    train_examples: int | None = None
+    """images used, a tenth of them held out; None is all"""
+    why: str
+    """what makes the effect show at this size, or not"""
+
+    @property
+    def epochs(self) -> int:
+        """Of all trainings together."""
+        return self.seeds * sum(cell.epochs for cell in self.cells.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """See above.
+
+    Raises:
+        InputError: a scale is unknown or missing, has two cells alike or fewer than two, or less than one seed.
+    """
+
+    question: str
+    scales: Mapping[str, Scale]
+    figures: Sequence[Figure]
+    claims: Sequence[Claim]
+
+    def __post_init__(self) -> None:
+        if set(self.scales) != set(SCALES):
+            raise InputError(f"an experiment has the scales {', '.join(SCALES)}, but got {', '.join(self.scales)}")
+        for name, scale in self.scales.items():
+            if len(set(scale.cells.values())) < len(scale.cells) or len(scale.cells) < 2 or scale.seeds < 1:
+                raise InputError(f"scale {name}: it needs a seed or more and two cells or more, all of them different")
+
+    def space(self, scale: str) -> SearchSpace:
+        """The cells as the bases of a space, each field that differs between them a choice.
+
+        Raises:
+            InputError: there is no such scale.
+        """
+        if scale not in self.scales:
+            raise InputError(f"--scale {scale!r} is unknown: there are {', '.join(self.scales)}")
+        first, *rest = self.scales[scale].cells.values()
+        values: dict[str, dict[Any, None]] = {name: {} for name in first.to_dict()}
+        for cell in (first, *rest):
+            for name, value in cell.to_dict().items():
+                values[name][value] = None
+        domains = {name: Choice(tuple(found)) for name, found in values.items() if len(found) > 1}
+        return SearchSpace(base=first, domains=domains, more_bases=tuple(rest))
+
+
+def higher(a: str, b: str, what: str = "acc", by: float = 0.0) -> Judge:
+    """Claims that the mean of a lies more than `by` above that of b."""
+
+    def judge(results: Results) -> Finding:
+        found = results.difference(a, b, what)
+        if found is None:
+            return _nothing(a, b)
+        kind: Kind = "reproduced" if found.low > by else "contradicted" if found.high < by else "undecided"
+        return Finding(kind, f"{a} against {b}: {_said(found, what)}", found)
+
+    return judge
+
+
+def alike(a: str, b: str, within: float, what: str = "acc") -> Judge:
+    """Claims that the means of a and b differ by `within` at most."""
+
+    def judge(results: Results) -> Finding:
+        found = results.difference(a, b, what)
+        if found is None:
+            return _nothing(a, b)
+        inside, outside = -within <= found.low and found.high <= within, found.low > within or found.high < -within
+        kind: Kind = "reproduced" if inside else "contradicted" if outside else "undecided"
+        margin = _amount(within, what).removeprefix("+")
+        return Finding(kind, f"{a} against {b}: {_said(found, what)}; alike is within {margin}", found)
+
+    return judge
+
+
+def reaches(cell: str, target_acc: float, share: float) -> Judge:
+    """Claims that at least this share of the cell's trainings reach an accuracy."""
+
+    def judge(results: Results) -> Finding:
+        found = results.share(cell, target_acc)
+        if found is None:
+            return _nothing(cell)
+        kind: Kind = "reproduced" if found.low >= share else "contradicted" if found.high < share else "undecided"
+        reached = f"{round(found.mean * found.n)} of {found.n} trainings of {cell} at {100 * target_acc:g}% or more"
+        return Finding(kind, f"{reached} (95% interval {100 * found.low:.0f} to {100 * found.high:.0f}%)", found)
+
+    return judge
+
+
+def spreads(cell: str, low: float, high: float) -> Judge:
+    """Claims that the standard deviation of the cell's accuracy lies between two values."""
+
+    def judge(results: Results) -> Finding:
+        found = results.spread(cell)
+        if found is None:
+            return _nothing(cell)
+        inside, outside = low <= found.low and found.high <= high, found.high < low or found.low > high
+        kind: Kind = "reproduced" if inside else "contradicted" if outside else "undecided"
+        reach = f"95% interval {100 * found.low:.2f} to {100 * found.high:.2f}"
+        return Finding(kind, f"SD of {cell}: {100 * found.mean:.2f} points ({reach}, {found.n} seeds)", found)
+
+    return judge
+
+
+def _nothing(*cells: str) -> Finding:
+    return Finding("undecided", f"{' and '.join(cells)} have no results on common seeds yet")
+
+
+def _said(found: Estimate, what: str) -> str:
+    reach = "no interval yet"
+    if math.isfinite(found.high):
+        reach = f"95% interval {_amount(found.low, what)} to {_amount(found.high, what)}"
+    return f"{_amount(found.mean, what)} ({reach}, {found.n} seed{'s' * (found.n != 1)} each)"
+
+
+def _amount(value: float, what: str) -> str:
+    if what == "acc":
+        return f"{100 * value:+.2f} points"
+    return f"{value:+.3g}{' s' if what == 'train_s' else ''}"

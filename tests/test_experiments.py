@@ -1,0 +1,293 @@
+"""Experiments: what they declare, how claims are judged, and each of them run at its smallest scale."""
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+from conftest import REPO
+from driver import Lab, new_study, searcher_of
+
+import search_spaces
+from model.config import Config, InputError
+from search_spaces.experiment import (
+    Claim,
+    Estimate,
+    Experiment,
+    Figure,
+    Finding,
+    Scale,
+    alike,
+    higher,
+    reaches,
+    spreads,
+)
+from search_spaces.flat_directions import slice_of
+from search_spaces.ridge import ridge_angle, ridge_interval
+from search_spaces.space import SearchSpace
+from tune.claims import experiments
+from tune.report_data import read
+from tune.results import RunResults
+
+Command = Callable[..., "CompletedProcess[str]"]
+CELLS = {"short": Config(epochs=2), "long": Config(epochs=4), "smooth": Config(epochs=4, label_smoothing=0.2)}
+
+
+class Table:
+    """Results that are given, with intervals of two standard errors."""
+
+    scale = "small"
+
+    def __init__(self, accs: Mapping[str, list[float]]) -> None:
+        self._accs = accs
+        self.cells = dict.fromkeys(accs, Config())
+
+    def values(self, cell: str, what: str = "acc") -> list[float]:
+        return self._accs[cell]
+
+    def mean(self, cell: str, what: str = "acc") -> Estimate | None:
+        return estimate(self._accs[cell])
+
+    def difference(self, a: str, b: str, what: str = "acc") -> Estimate | None:
+        return estimate([x - y for x, y in zip(self._accs[a], self._accs[b], strict=False)])
+
+    def spread(self, cell: str) -> Estimate | None:
+        n = len(self._accs[cell])
+        return Estimate(n, 0.002, 0.002 - 0.01 / n, 0.002 + 0.01 / n) if n > 1 else None
+
+    def share(self, cell: str, target_acc: float) -> Estimate | None:
+        n = len(self._accs[cell])
+        share = sum(acc >= target_acc for acc in self._accs[cell]) / max(1, n)
+        return Estimate(n, share, share - 1 / n, share + 1 / n) if n else None
+
+    def diverged(self, cell: str) -> int:
+        return 0
+
+
+def estimate(values: list[float]) -> Estimate | None:
+    if not values:
+        return None
+    n, mean = len(values), sum(values) / len(values)
+    error = math.sqrt(sum((value - mean) ** 2 for value in values) / max(1, n - 1) / n) if n > 1 else math.inf
+    return Estimate(n, mean, mean - 2 * error, mean + 2 * error)
+
+
+@pytest.mark.parametrize(
+    ("a", "kind"),
+    [
+        ([0.91, 0.92, 0.93], "reproduced"),
+        ([0.71, 0.72, 0.73], "contradicted"),
+        ([0.80, 0.86, 0.83], "undecided"),
+        ([0.91], "undecided"),
+        ([], "undecided"),
+    ],
+)
+def test_a_claim_of_more(a: list[float], kind: str) -> None:
+    finding = higher("a", "b")(Table({"a": a, "b": [0.81, 0.82, 0.83]}))
+    assert finding.kind == kind
+    assert "a" in finding.text and "b" in finding.text
+    if len(a) == 3:
+        assert finding.estimate and f"{100 * finding.estimate.mean:+.2f} points" in finding.text
+
+
+def test_a_claim_of_more_may_leave_a_margin() -> None:
+    table = Table({"a": [0.808, 0.818, 0.828], "b": [0.81, 0.82, 0.83]})  # 0.2 points below, without spread
+    assert higher("a", "b", by=-0.005)(table).kind == "reproduced"
+    assert higher("a", "b", by=-0.001)(table).kind == "contradicted"
+
+
+@pytest.mark.parametrize(
+    ("a", "kind"),
+    [
+        ([0.811, 0.821, 0.831], "reproduced"),
+        ([0.85, 0.86, 0.87], "contradicted"),
+        ([0.80, 0.83, 0.85], "undecided"),
+    ],
+)
+def test_a_claim_of_being_alike(a: list[float], kind: str) -> None:
+    assert alike("a", "b", within=0.005)(Table({"a": a, "b": [0.81, 0.82, 0.83]})).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("reached", "kind"), [(10, "reproduced"), (0, "contradicted"), (5, "undecided"), (None, "undecided")]
+)
+def test_a_claim_of_reaching(reached: int | None, kind: str) -> None:
+    accs = [] if reached is None else [0.95] * reached + [0.9] * (10 - reached)
+    assert reaches("a", 0.94, share=0.5)(Table({"a": accs})).kind == kind
+
+
+@pytest.mark.parametrize(("n", "low", "kind"), [(50, 0.001, "reproduced"), (50, 0.005, "contradicted")])
+def test_a_claim_of_spread(n: int, low: float, kind: str) -> None:
+    assert spreads("a", low, low + 0.002)(Table({"a": [0.9] * n})).kind == kind
+
+
+def test_spread_is_undecided_with_few_seeds() -> None:
+    assert spreads("a", 0.001, 0.003)(Table({"a": [0.9] * 5})).kind == "undecided"
+
+
+def test_what_a_scale_cannot_test_is_said() -> None:
+    claim = Claim(id="X", sentence="", published="", judge=higher("a", "b"), not_at={"small": "too small a net"})
+    table = Table({"a": [0.9] * 3, "b": [0.8] * 3})
+    assert claim.judged(table) == Finding("not testable", "too small a net")
+    table.scale = "full"
+    assert claim.judged(table).kind == "reproduced"
+
+
+def experiment(cells: Mapping[str, Config] = CELLS, seeds: int = 2) -> Experiment:
+    scale = Scale(cells=cells, data="digits", seeds=seeds, why="")
+    return Experiment(
+        question="?", scales=dict.fromkeys(("tiny", "small", "full"), scale), figures=[Figure()], claims=[]
+    )
+
+
+def test_the_space_of_an_experiment_has_its_cells_and_nothing_else() -> None:
+    space = experiment().space("tiny")
+    assert list(space.bases) == list(CELLS.values())
+    assert set(space.domains) == {"epochs", "label_smoothing"}
+    assert SearchSpace.from_dict(json.loads(json.dumps(space.to_dict()))) == space
+
+
+def test_what_is_no_experiment_is_refused() -> None:
+    with pytest.raises(InputError, match="two cells or more, all of them different"):
+        experiment({"a": Config(), "b": Config()})
+    with pytest.raises(InputError, match="two cells or more"):
+        experiment({"a": Config()})
+    with pytest.raises(InputError, match="tiny, small, full"):
+        replace(experiment(), scales={})
+    with pytest.raises(InputError, match="--scale 'huge' is unknown"):
+        experiment().space("huge")
+
+
+def test_every_cell_has_the_same_seeds_and_all_its_epochs() -> None:
+    space = experiment().space("tiny")
+    searcher = searcher_of(new_study(), space, sampler="cells", scheduler="none", most_trials=7, slots=2)
+    lab = Lab(lambda params, epoch: 0.5).run(searcher)
+    configs = [suggestion["config"] for suggestion in lab.suggestions]
+    assert configs == [list(CELLS.values())[number % 3].to_dict() for number in range(7)]
+    assert [len(lab.history[number]) for number in range(7)] == [2, 4, 4, 2, 4, 4, 2]
+    seeds = [suggestion["seed"] for suggestion in lab.suggestions]
+    assert len({*seeds[:3]}) == len({*seeds[3:6]}) == 1 and len({*seeds}) == 3
+
+
+def test_scales_and_spaces_are_told_apart() -> None:
+    with pytest.raises(InputError, match="is an experiment: say how large, --scale tiny, small, full"):
+        search_spaces.load("noise")
+    with pytest.raises(InputError, match="only experiments have scales"):
+        search_spaces.load("lr_regimes", "small")
+
+
+@pytest.mark.parametrize("name", experiments())
+def test_every_experiment_is_whole(name: str) -> None:
+    found = experiments()[name]
+    ids = [claim.id for claim in found.claims]
+    assert ids and len(ids) == len({*ids}) and found.question.endswith("?")
+    for scale_name, scale in found.scales.items():
+        assert list(found.space(scale_name).bases) == list(scale.cells.values()) and scale.why
+        for claim in found.claims:  # cells are named as they are
+            finding = claim.judged(Table({cell: [] for cell in scale.cells}))
+            assert finding.kind in ("undecided", "not testable")
+
+
+def test_no_claim_is_made_twice() -> None:
+    ids = [claim.id for each in experiments().values() for claim in each.claims]
+    assert len(ids) == len({*ids})
+
+
+def test_bad_options_of_an_experiment_are_named(command: Command) -> None:
+    for wrong, said in [
+        (("--epochs", 3), "--epochs doesn't go with --scale tiny"),
+        (("--sampler", "tpe"), "--sampler doesn't go with --scale tiny"),
+        (("--set", "label_smoothing=0.1"), "this is what the cells of the experiment differ in"),
+    ]:
+        done = command("tune.search", "--space", "noise", "--scale", "tiny", *wrong)
+        assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name == "noise" else pytest.mark.slow) for name in experiments()],
+)
+def test_at_the_tiny_scale_it_runs_to_its_claims(name: str, command: Command, tmp_path: Path) -> None:
+    done = command("tune.search", "--space", name, "--scale", "tiny", "--name", "tried", timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found, data = experiments()[name], read(tmp_path / "runs" / "tried")
+    results, scale = RunResults(data, found), found.scales["tiny"]
+    for cell, config in scale.cells.items():
+        assert len(results.values(cell)) == scale.seeds and results.cells[cell] == config
+    trials = [results.difference(cell, cell) for cell in scale.cells]
+    assert all(found and found.mean == 0 for found in trials)
+
+    told = command("tune.claims", "--json", "claims.json", "--html", "claims.html")
+    assert told.returncode == 0, told.stderr
+    rows = {row["id"]: row for row in json.loads((tmp_path / "claims.json").read_text())}
+    for claim in found.claims:
+        row = rows[claim.id]
+        assert row["run"] == "tried" and row["scale"] == "tiny" and row["counts"]["val"] > 0
+        assert row["kind"] == claim.judged(results).kind and claim.id in told.stdout
+        assert claim.sentence in (tmp_path / "claims.html").read_text()
+    others = [row for id, row in rows.items() if id not in {claim.id for claim in found.claims}]
+    assert {row["kind"] for row in others} <= {"not run"}
+
+    reported = command("tune.report", "runs/tried")
+    assert reported.returncode == 0, reported.stderr
+    page = (tmp_path / "runs" / "tried" / "report.html").read_text()
+    assert found.question in page and all(f">{cell}</th>" in page for cell in scale.cells)
+
+    confirmed = command("tune.confirm", "runs/tried")
+    assert confirmed.returncode == 2 and "is an experiment, whose cells share their seeds" in confirmed.stderr
+
+    if name == "noise":  # further seeds of the same experiment, in the same order
+        before = results.values("baseline")
+        more = command("tune.search", "--resume", "runs/tried", "--trials", 8)
+        assert more.returncode == 0, more.stdout + more.stderr
+        again = RunResults(read(tmp_path / "runs" / "tried"), found)
+        assert again.values("baseline")[:3] == before and len(again.values("baseline")) == 4
+
+
+def test_the_example_of_the_docs_is_an_experiment(tmp_path: Path) -> None:
+    code = re.findall(r"```python\n(.*?)```", (REPO / "docs" / "experiments.md").read_text(), re.DOTALL)
+    (tmp_path / "flip.py").write_text(code[0])
+    assert isinstance(search_spaces.definition(str(tmp_path / "flip.py")), Experiment)
+
+
+def test_the_docs_name_every_experiment_and_claim() -> None:
+    text = (REPO / "docs" / "experiments.md").read_text()
+    for name, found in experiments().items():
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` | {found.question} |"))
+        ids = sorted(claim.id for claim in found.claims)
+        assert ids[0] in row and ids[-1] in row
+
+
+@pytest.mark.parametrize("degrees", [45, -45, 20, 0, 80])
+def test_a_ridge_is_found(degrees: float) -> None:
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    grid = [(x, y) for x in range(-2, 3) for y in range(-2, 3)]
+    surface = {(x, y): 0.9 - 0.02 * (y * c - x * s - 0.3) ** 2 - 0.001 * (x * c + y * s) ** 2 for x, y in grid}
+    assert ridge_angle(surface) == pytest.approx(degrees, abs=1e-6)
+    noisy = {at: [z - 0.001, z, z + 0.001] for at, z in surface.items()}
+    angle, low, high = ridge_interval(noisy, degrees)
+    assert low <= angle <= high and angle == pytest.approx(degrees, abs=1e-6) and high - low < 10
+
+
+def test_a_slice_takes_in_what_differs_in_two_fields_only() -> None:
+    cells = experiments()["flat_directions"].scales["small"].cells
+    accs = {name: [0.5] for name in cells}
+    table = Table(accs)
+    table.cells = dict(cells)
+    for axis in ("batch", "damping", "decay"):
+        assert len(slice_of(table, axis)) == 25
+
+
+def test_the_list_of_spaces_names_them_all(command: Command) -> None:
+    listed = command("tune.spaces")
+    assert listed.returncode == 0, listed.stderr
+    for name in search_spaces.names():
+        assert name in listed.stdout
+    one = command("tune.spaces", "bag_of_tricks")
+    assert one.returncode == 0 and "C33" in one.stdout and "--scale full" in one.stdout
+    wrong = command("tune.spaces", "bag_of_trick")
+    assert wrong.returncode == 2 and "did you mean bag_of_tricks?" in wrong.stderr

@@ -1,0 +1,152 @@
+"""The figure of an experiment, drawn as the experiment declares it: means over seeds with intervals, and every seed."""
+
+import math
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from model.config import Config
+from search_spaces.experiment import Experiment
+from search_spaces.experiment import Figure as Declared
+from tune.drawing import AXIS, PART, RUN_COLOURS, Picture, canvas, label, single
+from tune.lines import short
+from tune.results import RunResults
+
+UNITS = {
+    "acc": ("val accuracy, %", 100.0),
+    "loss": ("val loss, nats", 1.0),
+    "train_loss": ("training loss, nats", 1.0),
+    "train_s": ("training time beside other trials, s", 1.0),
+}
+PANEL_PX = 300
+BY_NAME_PX = 34  # of a cell that has a line of its own
+
+
+def found(experiment: Experiment, results: RunResults) -> list[Picture]:
+    """What the experiment found, in the figures that it declares."""
+    several = len(experiment.figures) > 1
+    return [
+        _picture(f"experiment-{number}" if several else "experiment", declared, results)
+        for number, declared in enumerate(experiment.figures, start=1)
+    ]
+
+
+def _picture(name: str, declared: Declared, results: RunResults) -> Picture:
+    cells = [cell for cell in results.cells if declared.where(cell)]
+    title = f"{UNITS[declared.y][0].split(',')[0].capitalize()} over {declared.x}"
+    title += f", by {declared.colour}" if declared.colour else ""
+    done = {cell: len(results.values(cell, declared.y)) for cell in cells}
+    if not any(done.values()):
+        return Picture(name, title, "No training has ended yet.")
+    figure = _by_name(declared, results) if declared.x == "cell" else _by_field(declared, results)
+    seeds = f"{min(done.values())} to {max(done.values())}" if len({*done.values()}) > 1 else f"{max(done.values())}"
+    diverged = sum(results.diverged(cell) for cell in cells)
+    lost = f" {diverged} trainings diverged and count as guessing." if diverged else ""
+    return Picture(
+        name,
+        title,
+        f"Large marks are means over {seeds} seeds with 95% intervals, small ones single seeds, scored on held-out "
+        f"training images.{lost}",
+        figure,
+    )
+
+
+def _by_name(declared: Declared, results: RunResults) -> go.Figure:
+    """A line for each cell, the first on top."""
+    names = [cell for cell in results.cells if declared.where(cell)][::-1]
+    title, factor = UNITS[declared.y]
+    figure = canvas(title, "", height=110 + BY_NAME_PX * len(names), showlegend=False)
+    for y, cell in enumerate(names):
+        values = single([factor * value for value in results.values(cell, declared.y)])
+        figure.add_scatter(
+            x=values, y=[y - 0.2] * len(values), mode="markers", marker={"size": 5, "color": PART}, hoverinfo="x"
+        )
+        found = results.mean(cell, declared.y)
+        if found:
+            mean, half = factor * found.mean, factor * (found.high - found.mean)
+            figure.add_scatter(
+                x=[mean],
+                y=[y + 0.1],
+                mode="markers",
+                marker={"size": 10, "color": RUN_COLOURS[0]},
+                error_x={"type": "data", "array": [half if math.isfinite(half) else 0.0], "thickness": 2, "width": 5},
+                hovertemplate=f"%{{x:.4g}}<extra>{label(cell)}, n = {found.n}</extra>",
+            )
+    ticks = {"tickvals": list(range(len(names))), "ticktext": [label(cell, 40) for cell in names]}
+    return figure.update_yaxes(**ticks, range=[-0.7, len(names) - 0.3], showgrid=False)
+
+
+def _by_field(declared: Declared, results: RunResults) -> go.Figure:
+    """Lines over a field, one for each colour, in a panel for each value of another."""
+    shown = [config for cell, config in results.cells.items() if declared.where(cell)]
+    panels, colours = _values(declared.panel, shown), _values(declared.colour, shown)
+    title, factor = UNITS[declared.y]
+    figure = make_subplots(
+        rows=len(panels),
+        cols=1,
+        shared_xaxes=True,
+        vertical_spacing=0.35 / max(2, len(panels)) / 2,
+        subplot_titles=[f"{declared.panel} = {short(value)}" if declared.panel else "" for value in panels],
+    )
+    look = canvas("", "", height=60 + PANEL_PX * len(panels)).layout
+    figure.update_layout(look)
+    for row, panel in enumerate(panels, start=1):
+        for number, colour in enumerate(colours):
+            cells = [
+                (cell, config)
+                for cell, config in results.cells.items()
+                if declared.where(cell)
+                and _of(config, declared.panel) == panel
+                and _of(config, declared.colour) == colour
+            ]
+            name = f"{declared.colour} = {short(colour)}" if declared.colour else ""
+            drawn = RUN_COLOURS[number % len(RUN_COLOURS)]
+            _line(figure, declared, results, cells, factor, row, label(name, 40), drawn)
+    figure.update_xaxes(AXIS).update_yaxes(AXIS).update_yaxes(title_text=title)
+    figure.update_xaxes(type="log" if declared.log_x else "linear")
+    return figure.update_xaxes(title_text=declared.x, row=len(panels), col=1)
+
+
+def _line(
+    figure: go.Figure,
+    declared: Declared,
+    results: RunResults,
+    cells: list[tuple[str, Config]],
+    factor: float,
+    row: int,
+    name: str,
+    colour: str,
+) -> None:
+    """The cells' means with intervals, joined, and every seed."""
+    xs, means, halves, seeds_x, seeds_y = [], [], [], [], []
+    for cell, config in sorted(cells, key=lambda item: _of(item[1], declared.x)):
+        found = results.mean(cell, declared.y)
+        if found is None:
+            continue
+        x = _of(config, declared.x)
+        half = factor * (found.high - found.mean)
+        xs.append(x)
+        means.append(factor * found.mean)
+        halves.append(half if math.isfinite(half) else 0.0)
+        values = results.values(cell, declared.y)
+        seeds_x += [x] * len(values)
+        seeds_y += [factor * value for value in values]
+    figure.add_scatter(
+        **{"x": seeds_x, "y": single(seeds_y), "mode": "markers", "marker": {"size": 4, "color": colour}},
+        **{"opacity": 0.5, "showlegend": False, "hoverinfo": "skip", "row": row, "col": 1},
+    )
+    figure.add_scatter(
+        **{"x": xs, "y": single(means), "mode": "lines+markers", "marker": {"size": 8}, "line": {"color": colour}},
+        **{"error_y": {"type": "data", "array": single(halves), "thickness": 1.5, "width": 4}},
+        **{"name": name, "legendgroup": name, "showlegend": bool(name) and row == 1, "row": row, "col": 1},
+    )
+
+
+def _values(name: str | None, configs: list[Config]) -> list[Any]:
+    found = {_of(config, name): None for config in configs}
+    return sorted(found) if all(isinstance(value, int | float) for value in found) else list(found)
+
+
+def _of(config: Config, name: str | None) -> Any:
+    return 0 if name is None else getattr(config, name)
