@@ -32,6 +32,20 @@ class Scale(nn.Module):
         return x * self.factor
 
 
+class EverySecond(nn.Conv2d):
+    """1x1 convolution of every second pixel of every second row: [B, C, H, W] -> [B, c_out, H / 2, W / 2].
+
+    The same as stride 2, whose backward pass in torch 2.14 writes beyond its memory on CPUs without AVX-512, in NHWC
+    with less than 8 channels, and kills the process there or later.
+    """
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__(c_in, c_out, 1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x[:, :, ::2, ::2])
+
+
 class Celu(nn.Module):
     """max(0, x) + min(0, alpha * (exp(x / alpha) - 1)), in place."""
 

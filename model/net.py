@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from model.config import Config
-from model.layers import Celu, FrozenNorm, GhostNorm, Interleaved, MaxAndMean, Residual, Scale
+from model.layers import Celu, EverySecond, FrozenNorm, GhostNorm, Interleaved, MaxAndMean, Residual, Scale
 
 PATCHES = 27  # 3x3 pixels of 3 channels
 WHITEN_EPS = 1e-2  # post 8
@@ -108,7 +108,7 @@ class PreActBlock(nn.Module):
         self.conv1 = nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False)
         self.mid = conv_block(config, c_out, c_out, ("norm", "act"))
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1, bias=False)
-        self.skip = nn.Identity() if stride == 1 else nn.Conv2d(c_in, c_out, 1, stride, bias=False)
+        self.skip = nn.Identity() if stride == 1 else EverySecond(c_in, c_out)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.pre(x)
