@@ -221,6 +221,9 @@ def test_at_the_tiny_scale_it_runs_to_its_claims(name: str, command: Command, tm
     trials = [results.difference(cell, cell) for cell in scale.cells]
     assert all(found and found.mean == 0 for found in trials)
 
+    if name != "noise":
+        return  # one of them goes the rest of the way
+
     told = command("tune.claims", "--json", "claims.json", "--html", "claims.html")
     assert told.returncode == 0, told.stderr
     rows = {row["id"]: row for row in json.loads((tmp_path / "claims.json").read_text())}
@@ -240,12 +243,11 @@ def test_at_the_tiny_scale_it_runs_to_its_claims(name: str, command: Command, tm
     confirmed = command("tune.confirm", "runs/tried")
     assert confirmed.returncode == 2 and "is an experiment, whose cells share their seeds" in confirmed.stderr
 
-    if name == "noise":  # further seeds of the same experiment, in the same order
-        before = results.values("baseline")
-        more = command("tune.search", "--resume", "runs/tried", "--trials", 8)
-        assert more.returncode == 0, more.stdout + more.stderr
-        again = RunResults(read(tmp_path / "runs" / "tried"), found)
-        assert again.values("baseline")[:3] == before and len(again.values("baseline")) == 4
+    before = results.values("baseline")  # further seeds of the same experiment, in the same order
+    more = command("tune.search", "--resume", "runs/tried", "--trials", 8)
+    assert more.returncode == 0, more.stdout + more.stderr
+    again = RunResults(read(tmp_path / "runs" / "tried"), found)
+    assert again.values("baseline")[:3] == before and len(again.values("baseline")) == 4
 
 
 def test_the_example_of_the_docs_is_an_experiment(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ ASKS = 20  # of TPE for one trial, each some milliseconds; in a space of few poi
 RANDOM_SHARE = 1 / 3  # of TPE's proposals, so that it can't fixate on its first survivors (as in BOHB)
 GRID_LEVELS = 5  # of a number, its ends included
 LARGEST_GRID = 100_000
-CELLS = "cells"
+CELLS = "cells"  # what an experiment has in place of a sampler
 
 
 @dataclass(frozen=True)
@@ -200,5 +200,4 @@ SAMPLERS: dict[str, Callable[[Question], Propose]] = {
     "qmc": quasi_random,
     "random": random,
     "grid": grid,
-    CELLS: cells,
 }

@@ -22,7 +22,7 @@ from search_spaces.space import SearchSpace
 from tune.cube import shares_of
 from tune.model_sampler import Earlier, ModelSampler, Resume
 from tune.objective import Objective
-from tune.samplers import CELLS, SAMPLERS, Params, Question, distribution
+from tune.samplers import CELLS, SAMPLERS, Params, Question, cells, distribution
 from tune.trials import State, Trial, Trials, asha_cost
 
 MODEL = "gp"
@@ -97,7 +97,7 @@ class StudySearcher(Searcher):
         self._legs: dict[str, int] = {}  # Ray's trial id -> our number, of legs under way
         question = Question(space, trials, stream(seed, 1), self._allowed)
         self._model = ModelSampler(question, objective, earlier or []) if sampler == MODEL else None
-        self._propose = None if sampler == MODEL else SAMPLERS[sampler](question)
+        self._propose = None if sampler == MODEL else {**SAMPLERS, CELLS: cells}[sampler](question)
         self._trials_per_seed = len(space.bases) if sampler == CELLS else 1
         self._last_config: tuple[Params | None, Config] = (None, space.base)
         self._used_up = False
