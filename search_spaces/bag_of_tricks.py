@@ -10,7 +10,7 @@ from typing import Any
 
 from model.config import Config
 from model.recipes import s0, s1, s2, s3, s4, s5, s6, s7, s8
-from search_spaces.experiment import Claim, Experiment, Figure, Scale, higher
+from search_spaces.experiment import SMALL, TINY, Claim, Experiment, Figure, Scale, higher
 
 STAGES = {
     "s0": s0(),
@@ -38,13 +38,13 @@ SPACE = Experiment(
     question="How much accuracy does each trick of the bag add?",
     scales={
         "tiny": Scale(
-            cells=cells(1, lr_scale=1 / 8, batch_size=64, width=4),
+            cells=cells(1, **TINY),
             data="digits",
             seeds=2,
             why="Shows that it runs, nothing else.",
         ),
         "small": Scale(
-            cells=cells(8, lr_scale=1 / 4, batch_size=128, width=8),
+            cells=cells(8, **SMALL),
             data="cifar10",
             train_examples=10_000,
             seeds=5,

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from model.config import Config
 from model.recipes import dawn
-from search_spaces.experiment import Claim, Experiment, Figure, Scale, alike, higher, reaches
+from search_spaces.experiment import ABSOLUTE, Claim, Experiment, Figure, Scale, alike, higher, reaches
 
 
 def cells(epochs: int, shrink: int, width: int) -> Mapping[str, Config]:
@@ -28,7 +28,6 @@ def cells(epochs: int, shrink: int, width: int) -> Mapping[str, Config]:
     }
 
 
-ABSOLUTE = "an accuracy as such belongs to the published width, images and epochs"
 SPACE = Experiment(
     question="Can batches grow from 128 to 768 at no cost, and does cutout make up for fewer epochs?",
     scales={

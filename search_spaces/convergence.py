@@ -10,7 +10,7 @@ from typing import Any
 
 from model.config import Config
 from model.recipes import s0, s8
-from search_spaces.experiment import Claim, Experiment, Figure, Finding, Results, Scale, higher
+from search_spaces.experiment import SMALL, TINY, Claim, Experiment, Figure, Finding, Results, Scale, higher
 
 
 def cells(lengths: Iterable[int], **shared: Any) -> Mapping[str, Config]:
@@ -29,8 +29,6 @@ def longest(results: Results) -> Finding:
     return higher(final, baseline)(results)
 
 
-TINY: dict[str, Any] = {"lr_scale": 1 / 8, "batch_size": 64, "width": 4}
-SMALL: dict[str, Any] = {"lr_scale": 1 / 4, "batch_size": 128, "width": 8}
 PUBLISHED = "96.13% (SD 0.09) against 95.70% (0.05) at 80 epochs, mirrored, 5 runs each"
 SPACE = Experiment(
     question="Do the tricks of short trainings pay in long ones, too?",

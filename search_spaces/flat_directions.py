@@ -12,7 +12,19 @@ from typing import Any
 
 from model.config import Config
 from model.recipes import s0
-from search_spaces.experiment import Claim, Estimate, Experiment, Figure, Finding, Judge, Kind, Results, Scale
+from search_spaces.experiment import (
+    SMALL,
+    TINY,
+    Claim,
+    Estimate,
+    Experiment,
+    Figure,
+    Finding,
+    Judge,
+    Kind,
+    Results,
+    Scale,
+)
 from search_spaces.ridge import ridge_interval
 
 AXES = {"batch": "batch_size", "damping": "momentum", "decay": "weight_decay"}
@@ -78,16 +90,14 @@ def diagonal(axis: str, degrees: float) -> Judge:
     return judge
 
 
-TINY: dict[str, Any] = {"epochs": 1, "lr_scale": 1 / 8, "batch_size": 64, "width": 4}
-SMALL: dict[str, Any] = {"epochs": 6, "lr_scale": 1 / 4, "batch_size": 128, "width": 8}
 SPACE = Experiment(
     question="Along which lines of learning rate, batch size, momentum and weight decay is accuracy flat?",
     scales={
         "tiny": Scale(
-            cells=cells((0.5, 1, 2), **TINY), data="digits", seeds=1, why="Shows that it runs, nothing else."
+            cells=cells((0.5, 1, 2), epochs=1, **TINY), data="digits", seeds=1, why="Shows that it runs, nothing else."
         ),
         "small": Scale(
-            cells=cells((1 / 4, 1 / 2, 1, 2, 4), **SMALL),
+            cells=cells((1 / 4, 1 / 2, 1, 2, 4), epochs=6, **SMALL),
             data="cifar10",
             train_examples=10_000,
             seeds=1,

@@ -10,7 +10,7 @@ from typing import Any
 
 from model.config import Config
 from model.recipes import s0
-from search_spaces.experiment import Claim, Experiment, Figure, Scale, reaches, spreads
+from search_spaces.experiment import ABSOLUTE, SMALL, TINY, Claim, Experiment, Figure, Scale, reaches, spreads
 
 
 def cells(**changes: Any) -> Mapping[str, Config]:
@@ -18,18 +18,17 @@ def cells(**changes: Any) -> Mapping[str, Config]:
     return {"baseline": base, "with label smoothing": replace(base, label_smoothing=0.2)}
 
 
-ABSOLUTE = "an accuracy as such belongs to the published width, images and epochs"
 SPACE = Experiment(
     question="How much do runs of one config differ by their seed?",
     scales={
         "tiny": Scale(
-            cells=cells(epochs=1, lr_scale=1 / 8, batch_size=64, width=4),
+            cells=cells(epochs=1, **TINY),
             data="digits",
             seeds=3,
             why="Shows that it runs, nothing else.",
         ),
         "small": Scale(
-            cells=cells(epochs=8, lr_scale=1 / 4, batch_size=128, width=8),
+            cells=cells(epochs=8, **SMALL),
             data="cifar10",
             train_examples=10_000,
             seeds=25,

@@ -10,7 +10,7 @@ from typing import Any
 
 from model.config import Config
 from model.recipes import s0
-from search_spaces.experiment import Claim, Experiment, Figure, Finding, Results, Scale, higher
+from search_spaces.experiment import SMALL, TINY, Claim, Experiment, Figure, Finding, Results, Scale, higher
 
 RATES = {
     "sgd": (0.2, 0.4, 0.8),
@@ -51,11 +51,9 @@ def best_solver(results: Results) -> Finding:
 SPACE = Experiment(
     question="Where should norm and activation stand in a residual pair, and which solver trains it best?",
     scales={
-        "tiny": Scale(
-            cells=cells(epochs=1, lr_scale=1 / 8, batch_size=64, width=4), data="digits", seeds=1, why="It runs."
-        ),
+        "tiny": Scale(cells=cells(epochs=1, **TINY), data="digits", seeds=1, why="It runs."),
         "small": Scale(
-            cells=cells(epochs=8, lr_scale=1 / 4, batch_size=128, width=8),
+            cells=cells(epochs=8, **SMALL),
             data="cifar10",
             train_examples=10_000,
             seeds=4,

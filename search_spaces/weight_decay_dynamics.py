@@ -10,7 +10,7 @@ from typing import Any
 
 from model.config import Config
 from model.recipes import s0
-from search_spaces.experiment import Claim, Experiment, Figure, Finding, Results, Scale, higher
+from search_spaces.experiment import SMALL, TINY, Claim, Experiment, Figure, Finding, Results, Scale, higher
 
 NETS = {"backbone": ("none", "none"), "residual 13": ("13", "none"), "extra 123": ("none", "123")}
 NO_GAIN = 0.005
@@ -60,13 +60,13 @@ SPACE = Experiment(
     question="Does one learning rate suit all nets, and does LARS gain anything?",
     scales={
         "tiny": Scale(
-            cells=cells((1, 2), (0.01,), epochs=1, lr_scale=1 / 8, batch_size=64, width=4),
+            cells=cells((1, 2), (0.01,), epochs=1, **TINY),
             data="digits",
             seeds=1,
             why="Shows that it runs, nothing else.",
         ),
         "small": Scale(
-            cells=cells((1 / 4, 1 / 2, 1, 2, 4), (0.01, 0.04, 0.16), epochs=8, lr_scale=1 / 4, batch_size=128, width=8),
+            cells=cells((1 / 4, 1 / 2, 1, 2, 4), (0.01, 0.04, 0.16), epochs=8, **SMALL),
             data="cifar10",
             train_examples=10_000,
             seeds=3,

@@ -10,7 +10,7 @@ from typing import Any
 
 from model.config import LAYER_SETS, Config
 from model.recipes import s0
-from search_spaces.experiment import Claim, Experiment, Figure, Scale, alike, higher, reaches
+from search_spaces.experiment import ABSOLUTE, SMALL, TINY, Claim, Experiment, Figure, Scale, alike, higher, reaches
 
 
 def cells(**shared: Any) -> Mapping[str, Config]:
@@ -22,15 +22,12 @@ def cells(**shared: Any) -> Mapping[str, Config]:
     return found
 
 
-ABSOLUTE = "an accuracy as such belongs to the published width, images and epochs"
 SPACE = Experiment(
     question="Does depth or width pay, and does it take residual branches?",
     scales={
-        "tiny": Scale(
-            cells=cells(epochs=1, lr_scale=1 / 8, batch_size=64, width=4), data="digits", seeds=1, why="It runs."
-        ),
+        "tiny": Scale(cells=cells(epochs=1, **TINY), data="digits", seeds=1, why="It runs."),
         "small": Scale(
-            cells=cells(epochs=8, lr_scale=1 / 4, batch_size=128, width=8),
+            cells=cells(epochs=8, **SMALL),
             data="cifar10",
             train_examples=10_000,
             seeds=3,
