@@ -105,8 +105,9 @@ def collect(runs: list[RunData]) -> list[Verdict]:
     for name, experiment in experiments().items():
         own = [data for data in runs if data.run.manifest.space_name == name and experiment_of(data)]
         own.sort(key=lambda data: (size[data.run.manifest.scale or "tiny"], len(data.full)))
+        results = [(RunResults(data, experiment), data) for data in own]
         for claim in experiment.claims:
-            findings = [(claim.judged(RunResults(data, experiment)), data) for data in own]
+            findings = [(claim.judged(found), data) for found, data in results]
             tested = [each for each in findings if each[0].kind != "not testable"] or findings
             finding, data = tested[-1] if tested else (None, None)
             verdicts.append(Verdict(claim, name, finding, data))

@@ -10,7 +10,7 @@ from scipy.stats import chi2
 from model.config import Config
 from search_spaces.experiment import Estimate, Experiment
 from tune.evidence import ALPHA, Interval, difference, mean_interval, share_interval
-from tune.report_data import DONE, FAILED, RunData, Seen
+from tune.report_data import CLASSES, DONE, FAILED, RunData, Seen
 
 
 class RunResults:
@@ -27,7 +27,7 @@ class RunResults:
             zip(experiment.scales[self.scale].cells, data.run.space.bases, strict=True)
         )
         """as they were trained"""
-        self.classes = len((data.confirm or {}).get("classes") or range(10))
+        self.classes = len((data.confirm or {}).get("classes") or range(CLASSES))
         self._resolution = 1 / data.run.manifest.counts["val"]
         self._seeds: dict[str, dict[int, Seen]] = {name: {} for name in self.cells}
         names = list(self.cells)
