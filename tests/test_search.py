@@ -315,7 +315,14 @@ def test_a_full_disk_is_said_and_the_run_can_go_on(tmp_path: Path) -> None:
 @pytest.fixture
 def four_gpus() -> Iterator[None]:
     """Ray told of four GPUs and enough cores."""
-    ray.init(num_cpus=8, num_gpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init(
+        address="local",  # never a cluster that a killed search left behind
+        num_cpus=8,
+        num_gpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
     yield
     ray.shutdown()
 
