@@ -29,9 +29,8 @@ from search_spaces.experiment import (
 from search_spaces.flat_directions import slice_of
 from search_spaces.ridge import ridge_angle, ridge_interval
 from search_spaces.space import SearchSpace
-from tune.claims import experiments
 from tune.report_data import read
-from tune.results import RunResults
+from tune.results import RunResults, experiments
 
 Command = Callable[..., "CompletedProcess[str]"]
 CELLS = {"short": Config(epochs=2), "long": Config(epochs=4), "smooth": Config(epochs=4, label_smoothing=0.2)}
@@ -224,7 +223,7 @@ def test_at_the_tiny_scale_it_runs_to_its_claims(name: str, command: Command, tm
     if name != "noise":
         return  # one of them goes the rest of the way
 
-    told = command("tune.claims", "--json", "claims.json", "--html", "claims.html")
+    told = command("tune.claims", "--json", "claims.json", "--html", "claims.html", "--markdown", "c.md")
     assert told.returncode == 0, told.stderr
     rows = {row["id"]: row for row in json.loads((tmp_path / "claims.json").read_text())}
     for claim in found.claims:
@@ -232,6 +231,8 @@ def test_at_the_tiny_scale_it_runs_to_its_claims(name: str, command: Command, tm
         assert row["run"] == "tried" and row["scale"] == "tiny" and row["counts"]["val"] > 0
         assert row["kind"] == claim.judged(results).kind and claim.id in told.stdout
         assert claim.sentence in (tmp_path / "claims.html").read_text()
+        line = next(line for line in (tmp_path / "c.md").read_text().splitlines() if line.startswith(f"| {claim.id} |"))
+        assert claim.published in line and f"| {row['kind']} |" in line
     others = [row for id, row in rows.items() if id not in {claim.id for claim in found.claims}]
     assert {row["kind"] for row in others} <= {"not run"}
 

@@ -9,11 +9,12 @@ from rich.table import Table
 from rich.text import Text
 
 from model.data import Dataset, describe
-from tune.claims import collect, experiment_named, show_claims
+from tune.claims import collect, show_claims
 from tune.commands import python, quoted, resume_command
 from tune.lines import inert, percent, short
 from tune.plan import highest
 from tune.report_data import read
+from tune.results import experiment_named
 from tune.run import Run, final_acc
 
 BEST = 5  # the most trials that are shown

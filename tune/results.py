@@ -7,6 +7,7 @@ from typing import Any
 
 from scipy.stats import chi2
 
+import search_spaces
 from model.config import Config
 from search_spaces.experiment import Estimate, Experiment
 from tune.evidence import ALPHA, Interval, difference, mean_interval, share_interval
@@ -80,3 +81,25 @@ class RunResults:
 
 def _estimate(found: Interval) -> Estimate:
     return Estimate(found.n, found.mean, found.low, found.high)
+
+
+def experiments() -> dict[str, Experiment]:
+    """Those that come with the project."""
+    found = {name: search_spaces.definition(name) for name in search_spaces.names()}
+    return {name: each for name, each in found.items() if isinstance(each, Experiment)}
+
+
+def experiment_named(name: str) -> Experiment | None:
+    """The project's experiment of that name, if it has one."""
+    found = search_spaces.definition(name) if name in search_spaces.names() else None
+    return found if isinstance(found, Experiment) else None
+
+
+def experiment_of(data: RunData) -> Experiment | None:
+    """The experiment that the run is of; None for a search, and for an experiment that is not among the project's or
+    has other cells by now."""
+    found = experiment_named(data.run.manifest.space_name)
+    scale = data.run.manifest.scale
+    if found is None or scale is None or len(found.scales[scale].cells) != len(data.run.space.bases):
+        return None
+    return found
