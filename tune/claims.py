@@ -16,7 +16,6 @@ from model.command import run_command
 from model.config import InputError
 from search_spaces.experiment import SCALES, Claim, Finding
 from tune.commands import python
-from tune.figures import experiment_pictures, save
 from tune.lines import inert
 from tune.page import Content, Page, facts, table, tag
 from tune.report_data import RunData, read
@@ -83,6 +82,8 @@ def main(options: Options) -> None:
             except OSError as error:
                 raise InputError(f"{path} can't be written: {error.strerror}") from error
     if options.figures:
+        from tune.figures import experiment_pictures, save  # plotly takes a while, and every search imports this module
+
         judged = {verdict.experiment: verdict.data for verdict in verdicts if verdict.data}  # the largest run of each
         pictures = [
             (picture.name.replace("experiment", name), picture)
