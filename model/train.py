@@ -104,14 +104,13 @@ def train(
     Raises:
         InputError: there are fewer training images than one batch, or the device can't do what the config asks.
     """
-    rank, ranks = place()
+    _, ranks = place()
     check_batch(config, len(data.train_labels), ranks)
     check_device(config, data.device)
     share = replace(config, batch_size=config.batch_size // ranks)
     check_memory(share, data.num_classes, len(data.train_labels), data.device)
     keep_freed_memory()
-    examples = len(data.train_labels)
-    steps = examples // config.batch_size
+    steps = len(data.train_labels) // config.batch_size
     state = state or init_state(config, data, seed)
     forward = data_parallel(state.net)
     if config.compile:
@@ -119,23 +118,15 @@ def train(
     warm_up_s = _warm_up(config, data, state, forward)
 
     while state.epoch < config.epochs:
-        # The random choices of an epoch depend on seed and epoch only, so no generator needs saving.
-        generator = torch.Generator().manual_seed(_stream(seed, 1 + state.epoch))
         start_s = now_s(data.device)
         if state.epoch == 0:
             _fit_to_data(config, data, state)
-        order = torch.randperm(examples, generator=generator).to(data.device, non_blocking=True)
-        choices = draw(examples, config, generator).to(data.device)
         state.net.train()
         total_loss = torch.zeros((), device=data.device)
-        for step in range(steps):
-            batch = slice(step * config.batch_size + rank, (step + 1) * config.batch_size, ranks)
-            index = order[batch]
+        for step, (inputs, labels) in enumerate(batches(config, data, seed, state.epoch)):
             lr = lr_schedule(config, state.epoch + (step + 1) / steps)
             set_lr(state.optimizer, lr)
-            images = data.train_images.index_select(0, index)
-            inputs = augment(images, choices.of(batch), config, data.mean, data.std)
-            total_loss += train_step(config, forward, state.optimizer, inputs, data.train_labels[index])
+            total_loss += train_step(config, forward, state.optimizer, inputs, labels)
             if state.ema:
                 state.ema.update(state.net, step)
         average([total_loss, *running_statistics(state.net)])
@@ -150,6 +141,24 @@ def train(
         yield metrics
         if metrics.diverged:
             return
+
+
+def batches(config: Config, data: DeviceData, seed: int, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """What `train` trains on in an epoch (from 0), in order: augmented inputs float32 [B, 3, 32, 32], labels int64 [B].
+
+    In a process group: this rank's share of each batch. The last, incomplete batch is dropped.
+    """
+    rank, ranks = place()
+    examples = len(data.train_labels)
+    # The random choices of an epoch depend on seed and epoch only, so no generator needs saving.
+    generator = torch.Generator().manual_seed(_stream(seed, 1 + epoch))
+    order = torch.randperm(examples, generator=generator).to(data.device, non_blocking=True)
+    choices = draw(examples, config, generator).to(data.device)
+    for first in range(0, examples - config.batch_size + 1, config.batch_size):
+        batch = slice(first + rank, first + config.batch_size, ranks)
+        index = order[batch]
+        images = data.train_images.index_select(0, index)
+        yield augment(images, choices.of(batch), config, data.mean, data.std), data.train_labels[index]
 
 
 def check_batch(config: Config, examples: int, ranks: int = 1) -> None:

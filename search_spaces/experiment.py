@@ -13,7 +13,7 @@ and at which width and on how many images, belongs to the scale.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from model.config import Config, InputError
 from search_spaces.domains import Choice
@@ -27,6 +27,8 @@ SMALL: dict[str, Any] = {"lr_scale": 1 / 4, "batch_size": 128, "width": 8}
 """a batch of a quarter, with the rate scaled to it, keeps the steps of an epoch on 10,000 images worth a schedule"""
 ABSOLUTE = "an accuracy as such belongs to the published width, images and epochs"
 """why a claim about one can't be tested at another scale"""
+Measure = Literal["recency", "layer_times", "steps", "curvature"]
+"""what may be measured on every net at the end of its training: names of `model.diagnostics.MEASURES`"""
 
 
 @dataclass(frozen=True)
@@ -41,19 +43,23 @@ class Estimate:
 
 class Results(Protocol):
     """What a run of the experiment found, by cell. `what` is acc, loss (both on held-out images, 0..1 and nats),
-    train_loss or train_s; a diverged training has the accuracy of guessing and the loss of it."""
+    train_loss, train_s or the name of something measured; a diverged training has the accuracy of guessing and the loss
+    of it, and nothing measured."""
 
     scale: str
     cells: Mapping[str, Config]
     """as they were trained"""
 
     def values(self, cell: str, what: str = "acc") -> list[float]:
-        """Of each seed, in the same order for all cells. Empty while there are none."""
+        """Of each seed that has one, in the same order for all cells. Empty while there are none."""
 
     def mean(self, cell: str, what: str = "acc") -> Estimate | None: ...
 
-    def difference(self, a: str, b: str, what: str = "acc") -> Estimate | None:
-        """a - b over common seeds; None while there are none."""
+    def difference(self, a: str, b: str, what: str = "acc", of_b: str | None = None) -> Estimate | None:
+        """a - b over common seeds, of b something else than of a where `of_b` is given; None while there are none."""
+
+    def series(self, cell: str, name: str) -> Mapping[float | str, str]:
+        """The names of a measured series' members by their place in it: numbers, ascending, or layers, as measured."""
 
     def spread(self, cell: str) -> Estimate | None:
         """The standard deviation of its accuracy over seeds, by chi square; None with fewer than two seeds."""
@@ -101,11 +107,19 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A picture, as data. Names are fields of Config, or `cell`, the cell's name."""
+    """A picture, as data. Names are fields of Config, or `cell`, the cell's name.
+
+    With a series, its members stand over their places in it, one line per cell where there is no colour; x and y are
+    then the titles of the axes.
+    """
 
     x: str = "cell"
     y: str = "acc"
     """what `Results` has"""
+    series: str | None = None
+    """of what is measured"""
+    level: str | None = None
+    """what `Results` has, drawn dashed across for comparison with the series"""
     colour: str | None = None
     panel: str | None = None
     log_x: bool = False
@@ -138,17 +152,22 @@ class Experiment:
     """See above.
 
     Raises:
-        InputError: a scale is unknown or missing, has two cells alike or fewer than two, or less than one seed.
+        InputError: a scale is unknown or missing, has two cells alike or fewer than two, or less than one seed; the
+            measure is unknown.
     """
 
     question: str
     scales: Mapping[str, Scale]
     figures: Sequence[Figure]
     claims: Sequence[Claim]
+    measure: Measure | None = None
+    """on every net at the end of its training, off the clock"""
 
     def __post_init__(self) -> None:
         if set(self.scales) != set(SCALES):
             raise InputError(f"an experiment has the scales {', '.join(SCALES)}, but got {', '.join(self.scales)}")
+        if self.measure is not None and self.measure not in get_args(Measure):
+            raise InputError(f"measure = {self.measure!r} is unknown: there are {', '.join(get_args(Measure))}")
         for name, scale in self.scales.items():
             if len(set(scale.cells.values())) < len(scale.cells) or len(scale.cells) < 2 or scale.seeds < 1:
                 raise InputError(f"scale {name}: it needs a seed or more and two cells or more, all of them different")

@@ -125,6 +125,12 @@ def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
     base = space.base
     cpus, gpus = _resources(options)
     ranks = _ranks(options, cpus, gpus)
+    measure = _experiment(options).measure if options.scale else None
+    if measure and ranks > 1:
+        raise InputError(
+            f"--gpus-per-trial {gpus:g}: {stem} measures {measure} on its nets, for which a trial must be one process; "
+            f"give 1 or a share of a GPU"
+        )
     check_batch(replace(base, batch_size=int(highest(space, "batch_size"))), len(dataset.train_labels), ranks)
     if options.address is None:
         check_device(base, best_device())
@@ -149,6 +155,7 @@ def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
         sampler=options.sampler or (CELLS if options.scale else "gp"),
         scheduler=options.scheduler or ("none" if options.scale else "asha"),
         scale=options.scale,
+        measure=measure,
         epoch_flops=epoch_flops(base, len(dataset.classes), len(dataset.train_labels)),
         grace_epochs=grace,
         reduction_factor=options.reduction_factor or 3,
@@ -184,16 +191,21 @@ def _sized(options: Options, cells: int) -> Options:
                 f"--{option.name.replace('_', '-')} doesn't go with --scale {options.scale}: an experiment trains each "
                 f"of its cells to the end and searches nothing; leave it out"
             )
-    assert options.space and options.scale
-    experiment = search_spaces.definition(options.space)
-    assert isinstance(experiment, Experiment)
-    scale = experiment.scales[options.scale]
+    assert options.scale
+    scale = _experiment(options).scales[options.scale]
     return replace(
         options,
         data=options.data or scale.data,
         trials=options.trials or cells * scale.seeds,
         train_examples=options.train_examples or scale.train_examples,
     )
+
+
+def _experiment(options: Options) -> Experiment:
+    assert options.space
+    found = search_spaces.definition(options.space)
+    assert isinstance(found, Experiment)
+    return found
 
 
 def _set(space: SearchSpace, assignments: tuple[tuple[str, ...], ...]) -> SearchSpace:

@@ -12,6 +12,7 @@ from model.config import Config
 from search_spaces.experiment import Estimate, Experiment
 from tune.evidence import ALPHA, Interval, difference, mean_interval, share_interval
 from tune.report_data import CLASSES, DONE, FAILED, RunData, Seen
+from tune.run import MEASURED
 
 
 class RunResults:
@@ -38,16 +39,26 @@ class RunResults:
                 self._seeds[names[cell]][seed] = trial
 
     def values(self, cell: str, what: str = "acc") -> list[float]:
-        return [self._value(trial, what) for _, trial in sorted(self._seeds[cell].items())]
+        return [value for _, value in sorted(self._by_seed(cell, what).items())]
 
     def mean(self, cell: str, what: str = "acc") -> Estimate | None:
         values = self.values(cell, what)
         return _estimate(mean_interval(values, self._rounding(what))) if values else None
 
-    def difference(self, a: str, b: str, what: str = "acc") -> Estimate | None:
-        common = sorted(self._seeds[a].keys() & self._seeds[b].keys())
-        left, right = ([self._value(self._seeds[cell][seed], what) for seed in common] for cell in (a, b))
-        return _estimate(difference(left, right, self._rounding(what))) if common else None
+    def difference(self, a: str, b: str, what: str = "acc", of_b: str | None = None) -> Estimate | None:
+        left, right = self._by_seed(a, what), self._by_seed(b, of_b or what)
+        common = sorted(left.keys() & right.keys())
+        if not common:
+            return None
+        pairs = [left[seed] for seed in common], [right[seed] for seed in common]
+        return _estimate(difference(*pairs, self._rounding(what)))
+
+    def series(self, cell: str, name: str) -> dict[float | str, str]:
+        start = f"{MEASURED}{name} "
+        keys = dict.fromkeys(key for trial in self._seeds[cell].values() for key in trial.last if key.startswith(start))
+        found = {_place(key.removeprefix(start)): key.removeprefix(MEASURED) for key in keys}
+        numbers = all(isinstance(place, float) for place in found)
+        return dict(sorted(found.items(), key=lambda item: float(item[0]))) if numbers else found
 
     def spread(self, cell: str) -> Estimate | None:
         accs = self.values(cell)
@@ -67,8 +78,12 @@ class RunResults:
     def diverged(self, cell: str) -> int:
         return sum(trial.state == FAILED for trial in self._seeds[cell].values())
 
+    def _by_seed(self, cell: str, what: str) -> dict[int, float]:
+        found = {seed: self._value(trial, what) for seed, trial in self._seeds[cell].items()}
+        return {seed: value for seed, value in found.items() if not math.isnan(value)}
+
     def _value(self, trial: Seen, what: str) -> float:
-        value: Any = trial.last.get(what)
+        value: Any = trial.last.get(MEASURED + what, trial.last.get(what))
         if trial.state == FAILED or value is None:  # a net that guesses
             guess = {"acc": 1 / self.classes, "loss": math.log(self.classes), "train_loss": math.log(self.classes)}
             return guess.get(what, math.nan)
@@ -77,6 +92,14 @@ class RunResults:
     def _rounding(self, what: str) -> float:
         """Distance of neighbouring values, below which no spread is believed."""
         return self._resolution if what == "acc" else 1e-6
+
+
+def _place(text: str) -> float | str:
+    """Of a member in its series."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _estimate(found: Interval) -> Estimate:

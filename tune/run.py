@@ -43,6 +43,8 @@ from tune.trials import Trials
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 MANIFEST_VERSION = 1
+MEASURED = "measured/"
+"""before the name of what an experiment measured, in the last line of metrics.jsonl"""
 UNBORN = {"trials", "journal.log", "run.json.tmp"}  # what a folder holds before its manifest is written
 PACKAGES = ("ray", "torch", "torchvision", "optuna", "tensorboard")
 
@@ -85,6 +87,8 @@ class Manifest:
     """floating-point operations of an epoch of the base, on the images trained on; counting them takes seconds"""
     scale: str | None = None
     """of an experiment, else None"""
+    measure: str | None = None
+    """what an experiment measures on every net at the end of its training, a name of `model.diagnostics.MEASURES`"""
     ranks: int = 1
     """processes that share the batches of a trial, each with `threads` CPU threads"""
     storage: str | None = None

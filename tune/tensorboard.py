@@ -1,5 +1,6 @@
-"""TensorBoard events. Of a trial: `val/acc`, `train/loss`, `lr`, `time/train_s`, sample images, config, hparams. Of a
-confirmed config: confusion matrix, misclassified images, sample images, config."""
+"""TensorBoard events. Of a trial: `val/acc`, `train/loss`, `lr`, `time/train_s`, what an experiment measured as
+`measured/NAME`, sample images, config, hparams. Of a confirmed config: confusion matrix, misclassified images, sample
+images, config."""
 
 import json
 from pathlib import Path
@@ -15,6 +16,7 @@ from model.data import Dataset, to_device
 from model.predict import scored_logits
 from model.weights import restore_net
 from tune.pictures import confusion_matrix, misclassified
+from tune.run import MEASURED
 
 SAMPLES = 8
 LAYOUT = {
@@ -46,6 +48,7 @@ class TrialEvents:
             "train/loss": metrics["train_loss"],
             "lr": metrics["lr"],
             "time/train_s": metrics["train_s"],
+            **{name: value for name, value in metrics.items() if name.startswith(MEASURED)},
         }
         for tag, value in scalars.items():
             if value is not None:
