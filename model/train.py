@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from model.augment import augment, draw, normalise
 from model.config import Config, InputError
-from model.data import DeviceData
+from model.data import DeviceData, chosen_images
 from model.evaluate import Ema, autocast, evaluate
 from model.memory import check_memory, keep_freed_memory
 from model.meter import now_s
@@ -102,7 +102,7 @@ def train(
         state: where to go on; kept up to date, so that it may be saved after any yield. None starts anew.
 
     Raises:
-        InputError: there are fewer training images than one batch, or the device can't do what the config asks.
+        InputError: there are fewer images to train on than one batch, or the device can't do what the config asks.
     """
     rank, ranks = place()
     check_batch(config, len(data.train_labels), ranks)
@@ -110,7 +110,8 @@ def train(
     share = replace(config, batch_size=config.batch_size // ranks)
     check_memory(share, data.num_classes, len(data.train_labels), data.device)
     keep_freed_memory()
-    examples = len(data.train_labels)
+    examples = config.trained_images(len(data.train_labels))
+    chosen = torch.from_numpy(chosen_images(data.train_labels.cpu().numpy(), examples)).to(data.device)
     steps = examples // config.batch_size
     state = state or init_state(config, data, seed)
     forward = data_parallel(state.net)
@@ -123,8 +124,8 @@ def train(
         generator = torch.Generator().manual_seed(_stream(seed, 1 + state.epoch))
         start_s = now_s(data.device)
         if state.epoch == 0:
-            _fit_to_data(config, data, state)
-        order = torch.randperm(examples, generator=generator).to(data.device, non_blocking=True)
+            _fit_to_data(config, data, chosen, state)
+        order = chosen[torch.randperm(examples, generator=generator).to(data.device, non_blocking=True)]
         choices = draw(examples, config, generator).to(data.device)
         state.net.train()
         total_loss = torch.zeros((), device=data.device)
@@ -153,11 +154,14 @@ def train(
 
 
 def check_batch(config: Config, examples: int, ranks: int = 1) -> None:
-    """Raises InputError when there are fewer training images than one batch, or ranks can't share a batch evenly."""
-    if examples < config.batch_size:
+    """Raises InputError when fewer than one batch of the training images are trained on, or ranks can't share a batch
+    evenly."""
+    images = config.trained_images(examples)
+    if images < config.batch_size:
+        share = f" that train_frac = {config.train_frac:g} leaves of {examples}" if config.train_frac < 1 else ""
         raise InputError(
-            f"batch_size = {config.batch_size} is more than the {examples} training images: "
-            f"lower it (--set batch_size={examples // 2 or 1}) or train on more images"
+            f"batch_size = {config.batch_size} is more than the {images} training images{share}: "
+            f"lower it (--set batch_size={images // 2 or 1}) or train on more images"
         )
     if config.batch_size % (ranks * (config.ghost_batch or 1)):
         ghosts = f" in groups of ghost_batch = {config.ghost_batch}" if config.ghost_batch else ""
@@ -194,10 +198,10 @@ def train_step(
     return loss.detach()
 
 
-def _fit_to_data(config: Config, data: DeviceData, state: TrainState) -> None:
+def _fit_to_data(config: Config, data: DeviceData, chosen: torch.Tensor, state: TrainState) -> None:
     """What the net takes from the data before its first step: patch whitening, frozen statistics."""
     if config.whiten or config.norm == "frozen":
-        fit_to_data(state.net, config, normalise(data.train_images[:WHITEN_IMAGES], data.mean, data.std))
+        fit_to_data(state.net, config, normalise(data.train_images[chosen[:WHITEN_IMAGES]], data.mean, data.std))
         if state.ema:
             state.ema.net.load_state_dict(state.net.state_dict())
 

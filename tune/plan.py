@@ -125,7 +125,8 @@ def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
     base = space.base
     cpus, gpus = _resources(options)
     ranks = _ranks(options, cpus, gpus)
-    check_batch(replace(base, batch_size=int(highest(space, "batch_size"))), len(dataset.train_labels), ranks)
+    worst = {"batch_size": int(highest(space, "batch_size")), "train_frac": lowest(space, "train_frac")}
+    check_batch(replace(base, **worst), len(dataset.train_labels), ranks)
     if options.address is None:
         check_device(base, best_device())
         if warning := slow_precision(base, best_device()):
@@ -270,7 +271,7 @@ def fitted(base: Config, dataset: Dataset, keep: set[str], console: Console) -> 
         changes["width"] = min(base.width, CPU_WIDTH)
         changes["epochs"] = min(base.epochs, CPU_EPOCHS)
     batch = base.batch_size
-    while batch > 1 and len(dataset.train_labels) // batch < MIN_STEPS:
+    while batch > 1 and base.trained_images(len(dataset.train_labels)) // batch < MIN_STEPS:
         batch //= 2
     changes["batch_size"] = batch
     changes["ghost_batch"] = min(base.ghost_batch, batch)
@@ -284,6 +285,12 @@ def highest(space: SearchSpace, name: str) -> float:
     """The largest value of a numeric knob in the space: the end of its domain, or the base's."""
     value = getattr(space.base, name)  # also what a trial has where the domain is not active
     return max(value, *ends(space.domains[name])) if name in space.domains else value
+
+
+def lowest(space: SearchSpace, name: str) -> float:
+    """The smallest, as above."""
+    value = getattr(space.base, name)
+    return min(value, *ends(space.domains[name])) if name in space.domains else value
 
 
 def _resources(options: Options) -> tuple[float, float]:
