@@ -135,9 +135,12 @@ def test_a_space_whose_smallest_share_is_less_than_its_largest_batch_can_not_beg
     space.write_text(
         "from model.config import Config\n"
         "from search_spaces.space import IntUniform, SearchSpace, Uniform\n"
-        "SPACE = SearchSpace(Config(batch_size=32), {'batch_size': IntUniform(16, 64), 'train_frac': Uniform(0.01, 1)})\n"
+        "domains = {'batch_size': IntUniform(16, 64), 'train_frac': Uniform(0.01, 1)}\n"
+        "SPACE = SearchSpace(Config(batch_size=32), domains)\n"
     )
-    with pytest.raises(InputError, match=r"batch_size = 64 .* 13 training images that train_frac = 0\.01 leaves of 1348"):
+    with pytest.raises(
+        InputError, match=r"batch_size = 64 .* 13 training images that train_frac = 0\.01 leaves of 1348"
+    ):
         new_run(options(tmp_path, space=str(space)), Console(quiet=True))
 
 

@@ -125,8 +125,8 @@ def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
     base = space.base
     cpus, gpus = _resources(options)
     ranks = _ranks(options, cpus, gpus)
-    worst = {"batch_size": int(highest(space, "batch_size")), "train_frac": lowest(space, "train_frac")}
-    check_batch(replace(base, **worst), len(dataset.train_labels), ranks)
+    worst = replace(base, batch_size=int(highest(space, "batch_size")), train_frac=lowest(space, "train_frac"))
+    check_batch(worst, len(dataset.train_labels), ranks)
     if options.address is None:
         check_device(base, best_device())
         if warning := slow_precision(base, best_device()):
