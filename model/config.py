@@ -77,6 +77,9 @@ class Config:
     """length of training; the schedule is stretched to it"""
     batch_size: int = _range(512, 1, 1_000_000)
     """images per step; an epoch drops the last, incomplete batch"""
+    train_frac: float = _range(1.0, 0, 1, above=True)
+    """share of the training images that is trained on: the same for every seed, of each class alike, part of any larger
+    share; 1 is the identity (post 2, claims C03 and C04)"""
     peak_lr: float = _range(0.4, 0, 1e6, above=True)
     """learning rate at the end of the warm-up, for the mean loss over the batch"""
     lr_scale: float = _range(1.0, 0, 1e6, above=True)
@@ -127,6 +130,10 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    def trained_images(self, examples: int) -> int:
+        """How many of `examples` training images an epoch draws its batches from."""
+        return round(self.train_frac * examples)
 
     def describe(self) -> str:
         """The config in short: what it doesn't share with S0."""

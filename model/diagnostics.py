@@ -31,7 +31,7 @@ def recency(config: Config, data: DeviceData, state: TrainState, seed: int) -> d
         "recency A", the mean cross entropy of the batches of a tenth of an epoch, A its middle: epochs before the end
         of training. An epoch of fewer than ten batches has one for each.
     """
-    net, steps = state.scored_net, len(data.train_labels) // config.batch_size
+    net, steps = state.scored_net, config.trained_images(len(data.train_labels)) // config.batch_size
     was_training = net.training
     net.eval()
     losses = []

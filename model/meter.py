@@ -142,14 +142,15 @@ def summary(
     """What a finished run cost, ready for JSON; names carry the units, `describe_summary` says it in words.
 
     Args:
-        examples: training images.
+        examples: training images of the data.
         epochs: of one run, at least one, from its first on.
         targets: accuracies (0..1) whose first epoch is wanted.
         ranks: processes that trained. The peak of a large matrix product is that of as many devices as this one;
             memory is known only where this process is the one that trained.
     """
     last = epochs[-1]
-    images = last.epoch * (examples // config.batch_size) * config.batch_size  # the incomplete batch is dropped
+    steps = config.trained_images(examples) // config.batch_size  # the incomplete batch is dropped
+    images = last.epoch * steps * config.batch_size
     flops = flops_per_image(config, num_classes) * images
     peak_flops_per_s = ranks * matmul_flops_per_s(device, config.precision)
     reached = {f"{target:g}": first_reach(epochs, target) for target in targets}

@@ -189,9 +189,9 @@ def describe_profile(seconds: dict[str, float], config: Config, examples: int) -
     """A table of what `profile` found: milliseconds of a step and their share of it, then the evaluation.
 
     Args:
-        examples: training images of an epoch.
+        examples: training images of the data.
     """
-    step_s, steps = seconds["step"], examples // config.batch_size
+    step_s, steps = seconds["step"], config.trained_images(examples) // config.batch_size
     lines = [f"{'':22}{'ms per step':>12}{'share':>8}"]
     for name, part_s in seconds.items():
         if name != "evaluation":

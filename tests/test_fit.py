@@ -170,6 +170,7 @@ def test_largest_batch_is_at_most_the_data(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(fit, "available_bytes", lambda device: 100 * GIB)
     assert largest_batch(Config(width=4), 10, 1000, CPU) == 1000
     assert largest_batch(Config(width=4, ghost_batch=32), 10, 1000, CPU) == 992
+    assert largest_batch(Config(width=4, train_frac=0.25), 10, 1000, CPU) == 250
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Limits: costs by hand, nets that are counted once, and the command's --limit."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,16 @@ def test_flops_of_whole_batches() -> None:
     assert refusal(s0(), 10, 2000, {"train_flops": flops}) is None
     said = refusal(s0(), 10, 2000, {"train_flops": flops / 2})
     assert said == f"train_flops = {flops:.4g} is 2 times the limit of {flops / 2:.4g}"
+
+
+def test_a_share_of_the_images_costs_its_share() -> None:
+    """One batch of 512 of the 1,000 images that half of 2,000 are; the data lie in memory whole."""
+    half = replace(s0(), train_frac=0.5)
+    flops = flops_per_image(s0(), 10) * 24 * 512
+    assert refusal(half, 10, 2000, {"train_flops": flops}) is None
+    assert refusal(half, 10, 2000, {"train_flops": flops - 1}) is not None
+    assert limits.memory_bytes(half, 10, 2000) == limits.memory_bytes(s0(), 10, 2000)
+    assert not limits.same_shape(half, s0()) and limits.same_shape(half, replace(half, peak_lr=0.1))
 
 
 def test_memory_is_the_estimate_of_a_training() -> None:
@@ -117,6 +128,20 @@ def test_a_run_keeps_its_limits(tmp_path: Path) -> None:
         options(tmp_path, limit=(("params=7e6", "train_flops=1e15"), ("params=5e6",))), Console(quiet=True)
     )
     assert run.space.limits == {"params": 5e6, "train_flops": 1e15}
+
+
+def test_a_space_whose_smallest_share_is_less_than_its_largest_batch_can_not_begin(tmp_path: Path) -> None:
+    space = tmp_path / "shares.py"
+    space.write_text(
+        "from model.config import Config\n"
+        "from search_spaces.space import IntUniform, SearchSpace, Uniform\n"
+        "domains = {'batch_size': IntUniform(16, 64), 'train_frac': Uniform(0.01, 1)}\n"
+        "SPACE = SearchSpace(Config(batch_size=32), domains)\n"
+    )
+    with pytest.raises(
+        InputError, match=r"batch_size = 64 .* 13 training images that train_frac = 0\.01 leaves of 1348"
+    ):
+        new_run(options(tmp_path, space=str(space)), Console(quiet=True))
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,13 @@ def test_summary_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads(json.dumps(result)) == result
 
 
+def test_summary_of_a_share_of_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.meter.matmul_flops_per_s", lambda device, precision: 1e9)
+    config = Config(width=4, batch_size=16, train_frac=0.5)
+    result = summary(config, 10, 100, EPOCHS, CPU, [])
+    assert result["images_per_s"] == 4 * 48 / 8.0 and result["flops"] == flops_per_image(config, 10) * 4 * 48
+
+
 def test_summary_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("model.meter.matmul_flops_per_s", lambda device, precision: 2e12)
     text = describe_summary(summary(Config(width=4, batch_size=16), 10, 100, EPOCHS, CPU, [0.94, 0.97]))

@@ -74,3 +74,5 @@ def test_table_by_hand() -> None:
     assert lines[8].split() == ["python", "and", "framework", "30.00", "30.0%"]
     assert lines[9].split() == ["step", "100.00", "100.0%"]
     assert lines[10] == "one evaluation: 1.00 s, 52.6% of an epoch of 9 steps"
+    share = describe_profile(seconds, Config(batch_size=10, train_frac=0.4), examples=99)
+    assert share.endswith("one evaluation: 1.00 s, 71.4% of an epoch of 4 steps")  # of 40 images, rounded

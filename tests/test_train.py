@@ -4,13 +4,14 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import REAL_DATA
 
 from model.config import Config, InputError, load_config
-from model.data import DeviceData, take, to_device
+from model.data import DeviceData, chosen_images, take, to_device
 from model.evaluate import evaluate
 from model.recipes import RECIPES, dawn, s8
 from model.sources import load
@@ -133,6 +134,52 @@ def test_a_diverged_run_ends_at_once(tiny: Config, tiny_data: DeviceData) -> Non
 def test_fewer_images_than_a_batch_is_refused(tiny: Config, tiny_data: DeviceData) -> None:
     with pytest.raises(InputError, match="batch_size = 65 is more than the 64 training images"):
         next(train(replace(tiny, batch_size=65), tiny_data))
+
+
+@pytest.mark.parametrize("change", [{}, {"whiten": True}, {"norm": "frozen"}], ids=str)
+def test_a_share_of_the_images_trains_as_a_data_set_that_has_no_others(
+    tiny: Config, tiny_data: DeviceData, change: dict
+) -> None:
+    """32 of 64 images, 8 of each of the 4 classes, in 2 batches of 16: the same for every seed."""
+    chosen = chosen_images(tiny_data.train_labels.numpy(), 32)
+    few = replace(tiny_data, train_images=tiny_data.train_images[chosen], train_labels=tiny_data.train_labels[chosen])
+    assert few.train_labels.bincount().tolist() == [8] * 4
+    config = replace(tiny, peak_lr=0.05, **change)
+    for seed in (1, 2):
+        found = [without_time(metrics) for metrics in train(replace(config, train_frac=0.5), tiny_data, seed=seed)]
+        assert found == [without_time(metrics) for metrics in train(config, few, seed=seed)]
+        assert found != [without_time(metrics) for metrics in train(config, tiny_data, seed=seed)]
+
+
+def test_an_epoch_of_a_share_has_fewer_steps(
+    tiny: Config, tiny_data: DeviceData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    monkeypatch.setattr("model.train.train_step", _counting(steps))
+    for share, expected in [(1.0, 4), (0.75, 3), (0.3, 1)]:  # 64, 48 and 19 images in batches of 16
+        steps.clear()
+        list(train(replace(tiny, train_frac=share, epochs=2), tiny_data))
+        assert len(steps) == 1 + 2 * expected  # the warm-up step comes first
+
+
+def _counting(steps: list[int]) -> Callable:
+    from model.train import train_step
+
+    def counted(config: Config, *rest: Any) -> torch.Tensor:
+        steps.append(config.batch_size)
+        return train_step(config, *rest)
+
+    return counted
+
+
+def test_a_share_of_fewer_images_than_a_batch_is_refused(tiny: Config, tiny_data: DeviceData) -> None:
+    next(train(replace(tiny, train_frac=0.25), tiny_data))
+    with pytest.raises(InputError) as caught:
+        next(train(replace(tiny, train_frac=0.2), tiny_data))
+    assert str(caught.value) == (
+        "batch_size = 16 is more than the 13 training images that train_frac = 0.2 leaves of 64: "
+        "lower it (--set batch_size=6) or train on more images"
+    )
 
 
 def test_evaluate_counts_right_answers(tiny: Config, tiny_data: DeviceData) -> None:

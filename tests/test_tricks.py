@@ -40,6 +40,7 @@ KNOBS: dict[str, tuple[list[dict[str, Any]], dict[str, Any] | None]] = {
     "logit_scale": ([], {"logit_scale": 0.25}),
     "epochs": ([], {"epochs": 4}),
     "batch_size": ([], {"batch_size": 32}),
+    "train_frac": ([{"train_frac": 1.0}, {"train_frac": 0.9999}], {"train_frac": 0.5}),  # all of 64 images, rounded
     "peak_lr": ([], {"peak_lr": 0.2}),
     "lr_scale": ([{"lr_scale": 1.0}, {"lr_scale": 2.0, "peak_lr": 0.2}], {"lr_scale": 2.0}),
     "warmup_frac": ([], {"warmup_frac": 0.1}),

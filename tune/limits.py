@@ -18,7 +18,7 @@ _S0 = Config().to_dict()
 FREE = {
     name: _S0[name]
     for name in (
-        *("logit_scale", "norm_scale", "norm_scale_uniform", "epochs"),
+        *("logit_scale", "norm_scale", "norm_scale_uniform", "epochs", "train_frac"),
         *("peak_lr", "lr_scale", "warmup_frac", "final_lr_ratio", "tail_frac", "tail_to_zero"),
         *("momentum", "nesterov", "weight_decay", "bn_bias_lr_mult", "label_smoothing"),
         *("crop_pad_px", "flip", "cutout_px", "augment_by", "ema_every_steps", "tta", "compile"),
@@ -35,7 +35,7 @@ def refusal(config: Config, num_classes: int, train_examples: int, limits: Mappi
     only in what costs nothing are counted once.
 
     Args:
-        train_examples: images trained on.
+        train_examples: training images of the data.
         limits: the most that is allowed, by the names in `search_spaces.space.LIMITS`.
     """
     net = _shape(config) if limits else config
@@ -54,12 +54,12 @@ def refusal(config: Config, num_classes: int, train_examples: int, limits: Mappi
 
 def same_shape(one: Config, other: Config) -> bool:
     """Whether an epoch of the one takes as many floating-point operations as one of the other, without counting."""
-    return _shape(one) == _shape(other)
+    return _shape(one) == _shape(other) and one.train_frac == other.train_frac
 
 
 def epoch_flops(config: Config, num_classes: int, train_examples: int) -> float:
     """Floating-point operations of one epoch of training, counted as above."""
-    images = train_examples // config.batch_size * config.batch_size
+    images = config.trained_images(train_examples) // config.batch_size * config.batch_size
     return _flops_per_image(_shape(config), num_classes) * images
 
 

@@ -131,7 +131,8 @@ def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
             f"--gpus-per-trial {gpus:g}: {stem} measures {measure} on its nets, for which a trial must be one process; "
             f"give 1 or a share of a GPU"
         )
-    check_batch(replace(base, batch_size=int(highest(space, "batch_size"))), len(dataset.train_labels), ranks)
+    worst = replace(base, batch_size=int(highest(space, "batch_size")), train_frac=lowest(space, "train_frac"))
+    check_batch(worst, len(dataset.train_labels), ranks)
     if options.address is None:
         check_device(base, best_device())
         if warning := slow_precision(base, best_device()):
@@ -282,7 +283,7 @@ def fitted(base: Config, dataset: Dataset, keep: set[str], console: Console) -> 
         changes["width"] = min(base.width, CPU_WIDTH)
         changes["epochs"] = min(base.epochs, CPU_EPOCHS)
     batch = base.batch_size
-    while batch > 1 and len(dataset.train_labels) // batch < MIN_STEPS:
+    while batch > 1 and base.trained_images(len(dataset.train_labels)) // batch < MIN_STEPS:
         batch //= 2
     changes["batch_size"] = batch
     changes["ghost_batch"] = min(base.ghost_batch, batch)
@@ -296,6 +297,12 @@ def highest(space: SearchSpace, name: str) -> float:
     """The largest value of a numeric knob in the space: the end of its domain, or the base's."""
     value = getattr(space.base, name)  # also what a trial has where the domain is not active
     return max(value, *ends(space.domains[name])) if name in space.domains else value
+
+
+def lowest(space: SearchSpace, name: str) -> float:
+    """The smallest, as above."""
+    value = getattr(space.base, name)
+    return min(value, *ends(space.domains[name])) if name in space.domains else value
 
 
 def _resources(options: Options) -> tuple[float, float]:
