@@ -16,6 +16,8 @@ from model.evaluate import autocast
 from model.profile import profile
 from model.train import TrainState, batches
 
+MEASURED = "measured/"
+"""before the name of what was measured, where it stands among the metrics of a training's last epoch"""
 AGES = 10  # bins of an epoch
 TIMED_STEPS = 10
 

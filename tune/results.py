@@ -9,10 +9,10 @@ from scipy.stats import chi2
 
 import search_spaces
 from model.config import Config
+from model.diagnostics import MEASURED
 from search_spaces.experiment import Estimate, Experiment
 from tune.evidence import ALPHA, Interval, difference, mean_interval, share_interval
 from tune.report_data import CLASSES, DONE, FAILED, RunData, Seen
-from tune.run import MEASURED
 
 
 class RunResults:

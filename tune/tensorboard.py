@@ -13,10 +13,10 @@ from torch.utils.tensorboard.summary import hparams
 from model.augment import augment, draw
 from model.config import Config
 from model.data import Dataset, to_device
+from model.diagnostics import MEASURED
 from model.predict import scored_logits
 from model.weights import restore_net
 from tune.pictures import confusion_matrix, misclassified
-from tune.run import MEASURED
 
 SAMPLES = 8
 LAYOUT = {
