@@ -14,12 +14,15 @@ from torch.nn.functional import cross_entropy
 from model.augment import augment, draw, normalise
 from model.config import Config, InputError
 from model.data import DeviceData, chosen_images
-from model.evaluate import Ema, autocast, evaluate
+from model.evaluate import Ema, autocast, build_ema, evaluate
 from model.memory import check_memory, keep_freed_memory
 from model.meter import now_s
 from model.net import WHITEN_IMAGES, build_net, fit_to_data
 from model.optim import build_optimizer, lr_schedule, set_lr
 from model.parallel import average, data_parallel, place, running_statistics
+
+FLIPS = 2**32 - 1
+"""the random stream of the half that the alternating flip mirrors first: those of the epochs lie below"""
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,7 @@ def init_state(config: Config, data: DeviceData, seed: int) -> TrainState:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_stream(seed, 0))
         net = build_net(config, data.num_classes).to(data.device)
-    ema = Ema(net, decay=config.ema_decay, every_steps=config.ema_every_steps) if config.ema_decay else None
-    return TrainState(net, build_optimizer(config, net), ema)
+    return TrainState(net, build_optimizer(config, net), build_ema(config, net))
 
 
 def train(
@@ -124,11 +126,12 @@ def train(
         state.net.train()
         total_loss = torch.zeros((), device=data.device)
         for step, (inputs, labels) in enumerate(batches(config, data, seed, state.epoch)):
-            lr = lr_schedule(config, state.epoch + (step + 1) / steps)
+            epoch = state.epoch + (step + 1) / steps
+            lr = lr_schedule(config, epoch)
             set_lr(state.optimizer, lr)
             total_loss += train_step(config, forward, state.optimizer, inputs, labels)
             if state.ema:
-                state.ema.update(state.net, step)
+                state.ema.update(state.net, step, epoch / config.epochs)
         average([total_loss, *running_statistics(state.net)])
         if state.ema:
             average(running_statistics(state.ema.net))
@@ -152,8 +155,12 @@ def batches(config: Config, data: DeviceData, seed: int, epoch: int) -> Iterator
     chosen = _chosen(config, data)
     # The random choices of an epoch depend on seed and epoch only, so no generator needs saving.
     generator = torch.Generator().manual_seed(_stream(seed, 1 + epoch))
-    order = chosen[torch.randperm(len(chosen), generator=generator).to(data.device, non_blocking=True)]
-    choices = draw(len(chosen), config, generator).to(data.device)
+    order = torch.randperm(len(chosen), generator=generator)
+    choices = draw(len(chosen), config, generator)
+    if config.alternating_flip:
+        first = draw(len(chosen), config, torch.Generator().manual_seed(_stream(seed, FLIPS))).mirror
+        choices = replace(choices, mirror=first[order] ^ bool(epoch % 2))
+    order, choices = chosen[order.to(data.device, non_blocking=True)], choices.to(data.device)
     for first in range(0, len(chosen) - config.batch_size + 1, config.batch_size):
         batch = slice(first + rank, first + config.batch_size, ranks)
         index = order[batch]

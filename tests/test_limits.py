@@ -11,7 +11,7 @@ from rich.console import Console
 import tune.search
 from model.config import Config, InputError
 from model.memory import needed_bytes
-from model.meter import flops_per_image
+from model.meter import flops_per_image, flops_per_update
 from model.net import build_net
 from model.recipes import s0, s8
 from tune import limits
@@ -50,6 +50,12 @@ def test_a_share_of_the_images_costs_its_share() -> None:
     assert not limits.same_shape(half, s0()) and limits.same_shape(half, replace(half, peak_lr=0.1))
 
 
+def test_flops_of_muons_updates_count() -> None:
+    sgd, muon = Config(width=4), Config(width=4, solver="muon")
+    added = limits.epoch_flops(muon, 10, 2000) - limits.epoch_flops(sgd, 10, 2000)
+    assert added == pytest.approx(3 * flops_per_update(muon, 10)) and added > 0
+
+
 def test_memory_is_the_estimate_of_a_training() -> None:
     needed = needed_bytes(s0(), 10, 2000)
     assert refusal(s0(), 10, 2000, {"memory_bytes": needed}) is None
@@ -68,6 +74,8 @@ VARIANTS = [
     Config(width=4, ghost_batch=32, batch_size=96, precision="bf16"),
     Config(width=4, celu_alpha=0.3, whiten=True, norm_scale=0.3, norm_scale_frozen=True),
     Config(width=4, solver="adadelta", ema_decay=0.9, ema_every_steps=3, tail_frac=0.5, tail_to_zero=True),
+    Config(width=4, act="gelu", whiten=True, whiten_px=2, whiten_both_signs=True, whiten_eps=5e-4, identity_init=True),
+    Config(width=4, solver="muon", muon_lr=0.1, ema_decay=0.9, lookahead=True, alternating_flip=True),
     Config(width=4, norm="none", extra_layers="123", residual_layers="none", warmup_frac=0.9, tta="flip"),
     Config(width=4, norm="frozen", pool_place="last", residual_act="after_add", logit_scale=3.0, epochs=3),
 ]
@@ -79,6 +87,7 @@ def test_what_is_left_out_of_a_net_changes_no_cost(config: Config) -> None:
     params = sum(weight.numel() for weight in build_net(config, 10).parameters())
     assert limits._params(net, 10) == params
     assert limits._flops_per_image(net, 10) == flops_per_image(config, 10)
+    assert limits._flops_per_update(net, 10) == flops_per_update(config, 10)
     assert limits._needs(net, 10, 900).of_batch(config.batch_size) == needed_bytes(config, 10, 900)
 
 

@@ -10,6 +10,8 @@ from model.profile import CATEGORIES, FORWARD, describe_profile, profile
 from model.recipes import RECIPES
 
 GAPS = "python and framework"
+AIRBENCH = {"act": "gelu", "solver": "muon", "ema_decay": 0.95, "lookahead": True}
+AIRBENCH |= {"whiten": True, "whiten_px": 2, "whiten_both_signs": True}
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +19,9 @@ def data() -> DeviceData:
     return random_data(128, 10, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("net", [{}, {"net": "dawn"}, {"precision": "bf16", "ghost_batch": 32, "celu_alpha": 0.3}])
+@pytest.mark.parametrize(
+    "net", [{}, {"net": "dawn"}, {"precision": "bf16", "ghost_batch": 32, "celu_alpha": 0.3}, AIRBENCH]
+)
 def test_categories_cover_the_step(net: dict[str, object], data: DeviceData) -> None:
     seconds = profile(Config.from_dict({"width": 8, "batch_size": 64, **net}), data, steps=2)
     assert list(seconds) == [*CATEGORIES, GAPS, "step", "evaluation"]
@@ -42,14 +46,14 @@ def test_work_is_booked_where_it_belongs(data: DeviceData) -> None:
 
 def test_every_operator_of_the_backward_pass_has_a_category(data: DeviceData) -> None:
     """What has no category in the backward pass counts as classifier and loss, which stays small."""
-    for recipe in ("s0", "s8", "dawn"):
-        config = Config.from_dict({**RECIPES[recipe].config().to_dict(), "width": 8, "batch_size": 64})
+    for fields in ({}, RECIPES["s8"].config().to_dict(), RECIPES["dawn"].config().to_dict(), AIRBENCH):
+        config = Config.from_dict({**fields, "width": 8, "batch_size": 64})
         seconds = profile(config, data, steps=1)
-        assert seconds["classifier and loss"] < 0.1 * seconds["step"], recipe
+        assert seconds["classifier and loss"] < 0.1 * seconds["step"], config.describe()
 
 
 def test_modules_with_arithmetic_have_a_category() -> None:
-    for kind in (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, Celu, nn.MaxPool2d, Residual, nn.Linear):
+    for kind in (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.GELU, Celu, nn.MaxPool2d, Residual, nn.Linear):
         assert FORWARD[kind] in CATEGORIES
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import REAL_DATA
 
+from model.augment import Choices, augment
 from model.config import Config, InputError, load_config
 from model.data import DeviceData, chosen_images, take, to_device
 from model.evaluate import evaluate
@@ -48,6 +49,11 @@ CONFIGS = {
     "s0": Config(width=2, epochs=3, batch_size=16),
     "every trick": EVERY_TRICK,
     "adam, frozen statistics": Config(width=2, epochs=3, batch_size=16, solver="adam", norm="frozen"),
+    "airbench": Config(
+        **{"width": 2, "epochs": 3, "batch_size": 16, "act": "gelu", "identity_init": True, "alternating_flip": True},
+        **{"whiten": True, "whiten_px": 2, "whiten_eps": 5e-4, "whiten_both_signs": True},
+        **{"solver": "muon", "ema_decay": 0.95, "ema_every_steps": 3, "lookahead": True},
+    ),
     "dawn": replace(dawn(), width=2, epochs=3, batch_size=16),
 }
 
@@ -101,9 +107,45 @@ def test_every_image_is_seen_once_per_epoch_and_an_incomplete_batch_is_dropped(
     assert not torch.equal(first, second)
 
 
-def _spy(seen: list[torch.Tensor]) -> Callable:
-    from model.augment import augment
+@pytest.mark.parametrize("augment_by", ["image", "group"])
+def test_alternating_flip_mirrors_each_image_in_every_other_epoch(
+    tiny: Config, tiny_data: DeviceData, monkeypatch: pytest.MonkeyPatch, augment_by: str
+) -> None:
+    """Crops and cutouts are those of the random flip; another seed mirrors another half first."""
+    marked = replace(tiny_data, train_images=torch.arange(64).view(64, 1, 1, 1).expand(64, 32, 32, 3).to(torch.uint8))
+    calls: list[tuple[torch.Tensor, Choices]] = []
 
+    def spied(images: torch.Tensor, choices: Choices, *rest: object) -> torch.Tensor:
+        calls.append((images[:, 0, 0, 0].long(), choices))
+        return augment(images, choices, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("model.train.augment", spied)
+
+    def epochs(alternating: bool, seed: int) -> dict[str, list[torch.Tensor]]:
+        """What was done to image 0, 1, ... 63, in each of 4 epochs of 4 batches."""
+        calls.clear()
+        config = replace(tiny, epochs=4, augment_by=augment_by, alternating_flip=alternating)
+        list(train(config, marked, seed=seed))
+        steps = calls[-16:]  # before them, a warm-up on random data
+        found: dict[str, list[torch.Tensor]] = {}
+        for epoch in range(4):
+            batches = steps[4 * epoch : 4 * epoch + 4]
+            order = torch.cat([images for images, _ in batches]).argsort()
+            for name in Choices.__dataclass_fields__:
+                values = torch.cat([getattr(choices, name) for _, choices in batches])
+                found.setdefault(name, []).append(values[order])
+        return found
+
+    plain, alternating, other = epochs(False, 1), epochs(True, 1), epochs(True, 2)
+    first, second, third, fourth = alternating["mirror"]
+    assert torch.equal(second, ~first) and torch.equal(third, first) and torch.equal(fourth, second)
+    assert 16 < first.sum() < 48 and (augment_by == "image" or first.sum() == 32)
+    assert not torch.equal(plain["mirror"][1], ~plain["mirror"][0]) and not torch.equal(other["mirror"][0], first)
+    for name in ("crop_top", "crop_left", "cutout_top", "cutout_left"):
+        assert all(torch.equal(a, b) for a, b in zip(plain[name], alternating[name], strict=True))
+
+
+def _spy(seen: list[torch.Tensor]) -> Callable:
     def spied(images: torch.Tensor, *rest: object) -> torch.Tensor:
         seen.append(images[:, 0, 0, 0].long())
         return augment(images, *rest)
