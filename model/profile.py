@@ -33,8 +33,9 @@ FORWARD: dict[type[nn.Module], str] = {
     nn.ReLU: ACT,
     Celu: ACT,
     nn.MaxPool2d: POOL,
+    nn.AdaptiveAvgPool2d: POOL,
     MaxAndMean: POOL,
-    Residual: POOL,  # what isn't in its branch is the sum
+    Residual: POOL,  # what isn't in its branch is skip and sum
     PreActBlock: POOL,
     nn.Linear: HEAD,
     Scale: HEAD,
@@ -52,6 +53,8 @@ BACKWARD = (  # what is in the name of a node of the backward pass
     ("MaxPool", POOL),
     ("Amax", POOL),
     ("Mean", POOL),
+    ("ConstantPad", POOL),  # of shortcuts without weights
+    ("Slice", POOL),
     ("AddBackward", POOL),
     ("AccumulateGrad", OPTIMISER),
 )
