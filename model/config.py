@@ -13,6 +13,9 @@ from typing import Any
 
 CONFIG_VERSION = 1
 LAYER_SETS = ("none", "1", "2", "3", "12", "13", "23", "123")
+LADDER = ("shortcut", "shortcut_tidy", "strided", "pooled")
+"""the nets between dawn and the backbone of resnet9"""
+RESNETS = ("resnet20", "resnet56", "resnet110")
 
 
 class InputError(ValueError):
@@ -43,18 +46,24 @@ class Config:
         InputError: a value has the wrong type or is out of range, or values make no sense together.
     """
 
-    net: str = _choice("resnet9", "resnet9", "dawn")
-    """resnet9 (post 4), or the pre-activation net of posts 1-3 (5,205,834 parameters at width 64)"""
+    net: str = _choice("resnet9", "resnet9", "dawn", *LADDER, *RESNETS)
+    """resnet9 (post 4); dawn, the pre-activation net of posts 1-3 (5,205,834 parameters at width 64); shortcut, dawn's
+    skips alone, shortcut_tidy, the same without repeated norms and activations, strided, with 3x3 convolutions, and
+    pooled, with max-pooling instead of strides (post 4, claim C11); the nets of 20, 56 and 110 layers for CIFAR of
+    He et al. 2015 (arXiv 1512.03385, 4.2), published at width 16"""
     width: int = _range(64, 1, 1024)
-    """channels of the first convolution; later stages have 2, 4 and 8 times as many (dawn: 2, 4 and 4)"""
+    """channels of the first convolution; the three halvings of the image after it lead to 2, 4 and 8 times as many
+    (dawn to pooled: 2, 4 and 4), the two of resnet20 to resnet110 to 2 and 4 times"""
     residual_layers: str = _choice("13", *LAYER_SETS)
     """which of the layers 1, 2, 3 end in a residual pair of convolutions; 13 is the ResNet-9 of post 4"""
     extra_layers: str = _choice("none", *LAYER_SETS)
     """which of the layers 1, 2, 3 have one more convolution; none is the identity"""
     residual_norm: str = _choice("in_branch", "in_branch", "after_add")
-    """where the second norm of a residual pair stands (Torch blog, claim C38)"""
+    """where the second norm of a residual pair stands (Torch blog, claim C38): before the sum as in He et al. 2015, or
+    after it, on the way of the skip"""
     residual_act: str = _choice("in_branch", "in_branch", "after_add", "none")
-    """where the second activation of a residual pair stands (Torch blog, claim C39)"""
+    """where the second activation of a residual pair stands (Torch blog, claim C39): ResNet-9's is in the branch, that
+    of He et al. 2015 after the sum and after a norm that stands there; the Torch blog's better one has none"""
     pool_place: str = _choice("before_act", "last", "before_act", "before_norm")
     """where max-pooling stands; last and before_act are the same function, before_norm is trick S1 (claim C28)"""
     act: str = _choice("celu", "celu", "gelu")
@@ -199,7 +208,10 @@ def _checked(knob: Any, value: Any) -> Any:
 
 
 _IDLE: list[tuple[str, tuple[Any, ...], tuple[str, ...]]] = [
-    ("net", ("dawn",), ("residual_layers", "extra_layers", "residual_norm", "residual_act", "pool_place", "whiten")),
+    ("net", ("dawn", *LADDER, *RESNETS), ("residual_layers", "extra_layers")),
+    ("net", ("dawn", *LADDER), ("residual_norm", "residual_act")),
+    ("net", ("dawn", *LADDER[:-1], *RESNETS), ("pool_place",)),
+    ("net", ("dawn", "shortcut"), ("whiten",)),
     ("act", ("gelu",), ("celu_alpha",)),
     ("whiten", (False,), ("whiten_px", "whiten_eps", "whiten_both_signs")),
     ("residual_layers", ("none",), ("residual_norm", "residual_act")),

@@ -34,8 +34,9 @@ FORWARD: dict[type[nn.Module], str] = {
     nn.GELU: ACT,
     Celu: ACT,
     nn.MaxPool2d: POOL,
+    nn.AdaptiveAvgPool2d: POOL,
     MaxAndMean: POOL,
-    Residual: POOL,  # what isn't in its branch is the sum
+    Residual: POOL,  # what isn't in its branch is skip and sum
     PreActBlock: POOL,
     nn.Linear: HEAD,
     Scale: HEAD,
@@ -54,6 +55,8 @@ BACKWARD = (  # what is in the name of a node of the backward pass
     ("MaxPool", POOL),
     ("Amax", POOL),
     ("Mean", POOL),
+    ("ConstantPad", POOL),  # of shortcuts without weights
+    ("Slice", POOL),
     ("AddBackward", POOL),
     ("AccumulateGrad", OPTIMISER),
 )
