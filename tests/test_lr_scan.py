@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from test_experiments import Table, estimate
@@ -9,6 +10,7 @@ from test_experiments import Table, estimate
 from model.meter import flops_per_image
 from search_spaces.experiment import Estimate, Finding
 from search_spaces.lr_scan import SPACE, Scan, scans
+from tune import figures_experiment
 from tune.spaces import scale_flops
 
 CELLS = SPACE.scales["small"].cells
@@ -142,3 +144,18 @@ def test_nothing_is_said_while_a_cell_is_missing(id: str) -> None:
     assert judged(id, whole).kind == "reproduced"
     part = Curves(whole._turns, missing=next(reversed(CELLS)))
     assert judged(id, part) == Finding("undecided", "not all cells have results yet")
+
+
+def test_the_figure_has_a_line_for_each_share_and_cuts_off_what_is_far_worse_than_guessing() -> None:
+    results: Any = curves([(4.0, 16.0), (2.0, 16.0), (1.0, 16.0)])  # losses of 1 to 8
+    results.classes = 10
+    loss, _ = figures_experiment.found(SPACE, results)
+    assert loss.figure is not None and "ends at 2.8: the loss of guessing is 2.3" in loss.caption
+    lines = [trace for trace in loss.figure.data if trace.mode == "lines+markers"]
+    assert [line.name for line in lines] == 2 * [f"train_frac = {share:g}" for share in SHARES]
+    assert list(lines[0].y) == [6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 2.0, 3.0]
+    assert loss.figure.layout.yaxis.range == loss.figure.layout.yaxis2.range == (0, 1.2 * math.log(10))
+
+    results.classes = 10_000  # guessing costs 9.2
+    uncut, _ = figures_experiment.found(SPACE, results)
+    assert uncut.figure is not None and uncut.figure.layout.yaxis.range is None and "ends at" not in uncut.caption
