@@ -1,0 +1,94 @@
+"""The Hessian's largest eigenvalue, against one computed whole in float64."""
+
+from copy import deepcopy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
+
+from model.config import Config
+from model.curvature import curvature, moment_gradients, sample, span
+from model.data import DeviceData
+from model.train import TrainState, init_state, train
+
+SMALL = Config(width=1, residual_layers="none", batch_size=8, epochs=2, peak_lr=0.1, label_smoothing=0.1)
+
+
+def trained(config: Config, data: DeviceData) -> TrainState:
+    state = init_state(config, data, seed=0)
+    list(train(config, data, seed=0, state=state))
+    return state
+
+
+class Whole:
+    """Loss and logits of the sample as functions of all weights in one vector, in float64."""
+
+    def __init__(self, config: Config, data: DeviceData, state: TrainState) -> None:
+        self.config, self.net = config, deepcopy(state.net).double().train()
+        self.batches = [(images.double(), labels) for images, labels in sample(config, data, seed=0)]
+        self.weights = dict(self.net.named_parameters())
+        self.at = torch.cat([weight.detach().flatten() for weight in self.weights.values()])
+
+    def logits(self, vector: torch.Tensor) -> list[torch.Tensor]:
+        parts = vector.split([weight.numel() for weight in self.weights.values()])
+        named = {name: part.view_as(w) for (name, w), part in zip(self.weights.items(), parts, strict=True)}
+        return [functional_call(self.net, named, (images,)) for images, _ in self.batches]
+
+    def loss(self, vector: torch.Tensor) -> torch.Tensor:
+        pairs = zip(self.logits(vector), self.batches, strict=True)
+        losses = [cross_entropy(out, labels, label_smoothing=self.config.label_smoothing) for out, (_, labels) in pairs]
+        return torch.stack(losses).mean()
+
+    def moments(self, vector: torch.Tensor) -> torch.Tensor:
+        """Mean, variance and skew of each class's logit: [3 * classes]."""
+        out = torch.cat(self.logits(vector))
+        off = out - out.mean(0)
+        variance = off.square().mean(0)
+        return torch.cat([out.mean(0), variance, (off**3).mean(0) / variance**1.5])
+
+
+@pytest.mark.parametrize("norm", ["batch", "frozen", "none"])
+def test_eigenvalues_are_those_of_the_whole_hessian(norm: str, tiny_data: DeviceData) -> None:
+    config = replace(SMALL, norm=norm)
+    state = trained(config, tiny_data)
+    found, whole = curvature(config, tiny_data, state, seed=0), Whole(config, tiny_data, state)
+    hessian = torch.autograd.functional.hessian(whole.loss, whole.at)
+    gradients = torch.autograd.functional.jacobian(whole.moments, whole.at)
+    directions, _ = torch.linalg.qr(gradients.T)
+    beside = torch.eye(len(hessian), dtype=torch.float64) - directions @ directions.T
+    expected = torch.linalg.eigvalsh(hessian)[-1].item()
+    projected = torch.linalg.eigvalsh(beside @ hessian @ beside)[-1].item()
+    assert found["projected_dims"] == 12 == len(gradients)
+    assert found["lambda_max"] == pytest.approx(expected, rel=1e-3)
+    assert found["lambda_max_projected"] == pytest.approx(projected, rel=1e-3)
+    assert 0 < projected < expected
+
+
+def test_directions_that_depend_on_others_count_once() -> None:
+    columns = torch.tensor([[1.0, 2.0, 1.0], [0.0, 0.0, 1e-3], [0.0, 0.0, 0.0]])
+    basis = span(columns)
+    assert basis.shape == (3, 2)
+    torch.testing.assert_close(basis @ basis.T, torch.diag(torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)))
+
+
+def test_moments_of_a_linear_net() -> None:
+    """One weight, z = w x: the mean's gradient is mean(x), the variance's 2 w var(x), the third moment's 3 w^2 m3(x)."""
+    net = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(net.weight, 2.0)
+    batches = [(torch.tensor([[0.0], [0.0]]), torch.zeros(2)), (torch.tensor([[0.0], [4.0]]), torch.zeros(2))]
+    # mean 1, variance (1 + 1 + 1 + 9) / 4 = 3, third moment (-1 - 1 - 1 + 27) / 4 = 6
+    assert moment_gradients(net, batches, [net.weight]).tolist() == [[1.0, 12.0, 72.0]]
+
+
+def test_measuring_leaves_everything_as_it_was(tiny_data: DeviceData) -> None:
+    state = trained(SMALL, tiny_data)
+    before, random_state = deepcopy(state.state_dict()), torch.get_rng_state()
+    first = curvature(SMALL, tiny_data, state, seed=0)
+    for name, tensor in state.net.state_dict().items():
+        assert torch.equal(tensor, before["net"][name]), name
+    assert all(weight.requires_grad for weight in state.net.parameters())
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert curvature(SMALL, tiny_data, state, seed=0) == first
+    assert curvature(SMALL, tiny_data, state, seed=1) != first
