@@ -105,8 +105,8 @@ SPACE = Experiment(
             data="cifar10",
             train_examples=8_000,
             seeds=4,
-            why="Forgetting should go with rate x images / batch size: with the published rates and batches of a quarter, "
-            "it is 58% of what it is on all images.",
+            why="Forgetting should go with rate x images / batch size: with the published rates and batches of a "
+            "quarter, it is 58% of what it is on all images.",
         ),
         "full": Scale(cells=cells(30), data="cifar10", seeds=5, why="As published."),
     },
