@@ -158,8 +158,8 @@ def batches(config: Config, data: DeviceData, seed: int, epoch: int) -> Iterator
     order = torch.randperm(len(chosen), generator=generator)
     choices = draw(len(chosen), config, generator)
     if config.alternating_flip:
-        first = draw(len(chosen), config, torch.Generator().manual_seed(_stream(seed, FLIPS))).mirror
-        choices = replace(choices, mirror=first[order] ^ bool(epoch % 2))
+        half = draw(len(chosen), config, torch.Generator().manual_seed(_stream(seed, FLIPS))).mirror
+        choices = replace(choices, mirror=half[order] ^ bool(epoch % 2))
     order, choices = chosen[order.to(data.device, non_blocking=True)], choices.to(data.device)
     for first in range(0, len(chosen) - config.batch_size + 1, config.batch_size):
         batch = slice(first + rank, first + config.batch_size, ranks)
