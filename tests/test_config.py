@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from model.config import Config, InputError, load_config, save_config, with_assignments
+from model.config import LADDER, RESNETS, Config, InputError, load_config, save_config, with_assignments
 from model.recipes import s0
 
 # For every field: its ends or choices, and values that are refused.
 LAYER_SETS = ["none", "1", "2", "3", "12", "13", "23", "123"]
 ALLOWED: dict[str, list[Any]] = {
-    "net": ["resnet9", "dawn"],
+    "net": ["resnet9", "dawn", *LADDER, *RESNETS],
     "width": [1, 1024],
     "residual_layers": LAYER_SETS,
     "extra_layers": LAYER_SETS,
@@ -62,7 +62,7 @@ ALLOWED: dict[str, list[Any]] = {
     "compile": [True, False],
 }
 REFUSED: dict[str, list[Any]] = {
-    "net": ["resnet18", "ResNet9", None],
+    "net": ["resnet18", "ResNet9", "resnet", "backbone", None],
     "width": [0, 1025, 64.0, "64", True, None],
     "residual_layers": ["31", "", 13, "L1+L3", None],
     "extra_layers": ["4", 123, False],
@@ -124,11 +124,17 @@ WITH: dict[str, dict[str, Any]] = {
 }
 CASES = [(name, value) for name in ALLOWED for value in ALLOWED[name]]
 
-NET_KNOBS = {"residual_layers": "1", "extra_layers": "2", "residual_norm": "after_add", "residual_act": "none"}
+LAYER_KNOBS = {"residual_layers": "1", "extra_layers": "2"}
+NET_KNOBS = {**LAYER_KNOBS, "residual_norm": "after_add", "residual_act": "none"}
 NORM_KNOBS = {"ghost_batch": 32, "norm_scale": 0.5, "norm_scale_uniform": True, "norm_scale_frozen": True}
 # (setting, how a message says it, the knobs that it leaves without effect)
 WITHOUT_EFFECT: list[tuple[dict[str, Any], str, dict[str, Any]]] = [
     ({"net": "dawn"}, "net = dawn", {**NET_KNOBS, "pool_place": "last", "whiten": True}),
+    ({"net": "shortcut"}, "net = shortcut", {**NET_KNOBS, "pool_place": "last", "whiten": True}),
+    ({"net": "shortcut_tidy"}, "net = shortcut_tidy", {**NET_KNOBS, "pool_place": "last"}),
+    ({"net": "strided"}, "net = strided", {**NET_KNOBS, "pool_place": "last"}),
+    ({"net": "pooled"}, "net = pooled", NET_KNOBS),
+    *(({"net": net}, f"net = {net}", {**LAYER_KNOBS, "pool_place": "last"}) for net in RESNETS),
     (
         {"residual_layers": "none"},
         "residual_layers = none",

@@ -291,6 +291,83 @@ def test_a_slice_takes_in_what_differs_in_two_fields_only() -> None:
         assert len(slice_of(table, axis)) == 25
 
 
+STEPS = [0.559, 0.560, 0.856, 0.897, 0.907, 0.911]  # as published
+
+
+@pytest.mark.parametrize(
+    ("step", "acc", "kind"),
+    [
+        (0, 0.700, "reproduced"),  # the first and the last step are not part of the claim
+        (5, 0.800, "reproduced"),
+        (3, 0.800, "contradicted"),
+        (4, 0.898, "undecided"),
+    ],
+)
+def test_the_backbone_gains_at_each_of_three_steps(step: int, acc: float, kind: str) -> None:
+    claim = next(claim for claim in experiments()["width_depth"].claims if claim.id == "C11")
+    cells = list(experiments()["width_depth"].scales["small"].cells)[:6]
+    means = [*STEPS[:step], acc, *STEPS[step + 1 :]]
+    noises = [1e-3, 2e-3] * 3
+    accs = {cell: [mean - e, mean, mean + e] for cell, mean, e in zip(cells, means, noises, strict=True)}
+    finding = claim.judged(Table(accs))
+    assert finding.kind == kind
+    assert all(f"{cell} {100 * mean:.1f}%" in finding.text for cell, mean in zip(cells, means, strict=True))
+    assert finding.estimate and finding.estimate.mean == pytest.approx(
+        min(means[place + 1] - means[place] for place in (1, 2, 3))
+    )
+
+
+NORM_IN, NORM_AFTER, NO_ACT = (
+    "norm in the branch, activation after the sum",
+    "norm after the sum, activation after the sum",
+    "norm in the branch, activation none",
+)
+
+
+@pytest.mark.parametrize(
+    ("id", "cell", "acc", "kind"),
+    [
+        ("C38", NORM_AFTER, 0.86, "reproduced"),
+        ("C38", NORM_AFTER, 0.95, "contradicted"),
+        ("C38", NORM_AFTER, 0.93, "undecided"),
+        ("C39", NO_ACT, 0.94, "reproduced"),
+        ("C39", NO_ACT, 0.92, "contradicted"),
+        ("C39", NO_ACT, 0.93, "undecided"),
+    ],
+)
+@pytest.mark.parametrize("shallow_acc", [0.5, 0.99])
+def test_residual_pairs_are_judged_in_the_deepest_net(
+    id: str, cell: str, acc: float, kind: str, shallow_acc: float
+) -> None:
+    found = experiments()["torch_ablations"]
+    claim = next(claim for claim in found.claims if claim.id == id)
+    accs = {name: [0.91, 0.914, 0.918] for name in found.scales["full"].cells}
+    accs[f"resnet110, {NORM_IN}"] = [0.928, 0.93, 0.932]
+    accs[f"resnet110, {cell}"] = [acc - 0.001, acc, acc + 0.001]
+    accs[f"resnet20, {cell}"] = [shallow_acc - 0.001, shallow_acc, shallow_acc + 0.001]
+    table = Table(accs)
+    table.scale = "full"
+    finding = claim.judged(table)
+    assert finding.kind == kind and finding.estimate
+    difference = 0.93 - acc if id == "C38" else acc - 0.93
+    assert finding.estimate.mean == pytest.approx(difference)
+    beside = 0.914 - shallow_acc if id == "C38" else shallow_acc - 0.914
+    assert f"{100 * difference:+.2f} points" in finding.text and f"{100 * beside:+.2f} points" in finding.text
+    table.scale = "tiny"
+    assert claim.judged(table).kind == "not testable"
+
+
+@pytest.mark.parametrize(("rival", "kind"), [(0.80, "reproduced"), (0.93, "contradicted"), (0.91, "undecided")])
+def test_each_solver_is_judged_at_its_best_rate(rival: float, kind: str) -> None:
+    found = experiments()["torch_ablations"]
+    accs = {name: [0.1, 0.1, 0.1] for name in found.scales["small"].cells}
+    accs["resnet20, " + NO_ACT] = [0.99, 0.99, 0.99]  # no solver
+    accs["sgd, rate 0.8"] = [0.908, 0.91, 0.912]
+    accs["adam, rate 0.002"] = [rival - 0.001, rival, rival + 0.001]
+    finding = next(claim for claim in found.claims if claim.id == "C40").judged(Table(accs))
+    assert finding.kind == kind and "sgd, rate 0.8 against adam, rate 0.002" in finding.text
+
+
 def test_the_list_of_spaces_names_them_all(command: Command) -> None:
     listed = command("tune.spaces")
     assert listed.returncode == 0, listed.stderr

@@ -79,9 +79,22 @@ def test_bound_is_one(recipe: str) -> None:
             assert needed_bytes(changed, 10, 50_000) < memory._at_most_bytes(changed, 50_000)
 
 
-def test_estimate_against_a_real_step() -> None:
+@pytest.mark.parametrize("width", [1, 64])
+def test_bound_is_one_for_deep_nets(width: int) -> None:
+    """An estimate grows with the batch in a straight line, and the bound as well, but for small batches."""
+    config = Config(net="resnet56", width=width, solver="adam", ema_decay=0.9, ghost_batch=1, celu_alpha=0.3)
+    needs = memory.needs_of(config, 10, 50_000)
+    for batch_size in (1, 250, 100_000):
+        changed = replace(config, batch_size=batch_size)
+        assert needs.of_batch(batch_size) < memory._at_most_bytes(changed, 50_000)
+
+
+@pytest.mark.parametrize(
+    "fields", ["width=16, batch_size=256", "net='resnet20', width=16, batch_size=128, residual_act='after_add'"]
+)
+def test_estimate_against_a_real_step(fields: str) -> None:
     """Resident memory of a process that trains, a step and an evaluation."""
-    program = """
+    program = f"""
 import resource, torch
 import model.train
 from model.config import Config
@@ -90,7 +103,7 @@ from model.memory import needed_bytes
 from model.meter import peak_memory
 torch.set_num_threads(1)
 cpu = torch.device("cpu")
-config = Config(width=16, batch_size=256)
+config = Config({fields})
 before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 assert one_step_fits(config, 10, 256, cpu)
 grown = peak_memory(cpu)["rss_mib"] * 2**20 - before

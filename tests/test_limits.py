@@ -71,6 +71,8 @@ def test_all_limits_that_are_exceeded_are_named_on_one_line() -> None:
 VARIANTS = [
     s8(),
     Config(net="dawn", width=4),
+    Config(net="pooled", width=4, pool_place="before_norm", norm_scale_uniform=True),
+    Config(net="resnet20", width=4, residual_norm="after_add", residual_act="none", celu_alpha=0.3),
     Config(width=4, ghost_batch=32, batch_size=96, precision="bf16"),
     Config(width=4, celu_alpha=0.3, whiten=True, norm_scale=0.3, norm_scale_frozen=True),
     Config(width=4, solver="adadelta", ema_decay=0.9, ema_every_steps=3, tail_frac=0.5, tail_to_zero=True),

@@ -56,6 +56,15 @@ def test_flops_of_resnet9_are_those_of_its_layers() -> None:
     assert flops_per_image(Config(width=64), 10) == 3 * rest + 2 * first
 
 
+def test_flops_of_resnet20_are_those_of_its_layers() -> None:
+    """Six convolutions at each size, the first of the smaller ones from half the channels."""
+    first = conv_flops(3, 16, 32)
+    rest = 6 * conv_flops(16, 16, 32) + conv_flops(16, 32, 16) + 5 * conv_flops(32, 32, 16)
+    rest += conv_flops(32, 64, 8) + 5 * conv_flops(64, 64, 8) + 2 * 64 * 10
+    assert first + rest == 2 * 40_551_040
+    assert flops_per_image(Config(net="resnet20", width=16), 10) == 3 * rest + 2 * first
+
+
 def test_flops_of_whitening_are_forward_only() -> None:
     config = RECIPES["s8"].config()
     before = flops_per_image(replace(config, whiten=False), 10) - 2 * conv_flops(3, 64, 32)

@@ -12,10 +12,10 @@ from torch.nn.functional import cross_entropy, log_softmax
 
 import model.train
 from model.augment import normalise
-from model.config import Config
+from model.config import Config, InputError, idle_knobs
 from model.data import DeviceData
 from model.layers import FrozenNorm
-from model.net import WHITEN_IMAGES, whitening_filters
+from model.net import NETS, WHITEN_IMAGES, whitening_filters
 from model.optim import build_optimizer
 from model.recipes import RECIPES
 from model.train import TrainState, init_state, train, train_step
@@ -286,7 +286,32 @@ def test_frozen_statistics_are_of_the_first_images_and_stay(tiny: Config, tiny_d
         torch.testing.assert_close(later, statistics, rtol=1e-6, atol=0)
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize("solver", ["sgd", "lars", "muon", "rmsprop", "adagrad", "adadelta", "adam"])
+=======
+@pytest.mark.parametrize("name", NETS)
+def test_every_net_trains_and_each_otherwise(tiny: Config, tiny_data: DeviceData, name: str) -> None:
+    plain, other = (trained(replace(tiny, net=net), tiny_data) for net in ("resnet9", name))
+    assert same(plain, other) == (name == "resnet9")
+    assert all(weight.isfinite().all() for weight in weights(other))
+
+
+@pytest.mark.parametrize("net", ["pooled", "resnet20"])
+@pytest.mark.parametrize("name", ["residual_norm", "residual_act", "pool_place", "celu_alpha", "norm", "whiten"])
+def test_a_knob_that_another_net_has_as_well_counts_there(
+    tiny: Config, tiny_data: DeviceData, net: str, name: str
+) -> None:
+    plain, other = replace(tiny, net=net), KNOBS[name][1]
+    assert other
+    if name in idle_knobs(plain.to_dict()):
+        with pytest.raises(InputError, match=f"no effect with net = {net}"):
+            replace(plain, **other)
+    else:
+        assert not same(trained(plain, tiny_data), trained(replace(plain, **other), tiny_data))
+
+
+@pytest.mark.parametrize("solver", ["sgd", "lars", "rmsprop", "adagrad", "adadelta", "adam"])
+>>>>>>> nets
 def test_every_solver_trains_and_each_otherwise(tiny: Config, tiny_data: DeviceData, solver: str) -> None:
     plain, other = (trained(replace(tiny, peak_lr=0.01, solver=name), tiny_data) for name in ("sgd", solver))
     assert same(plain, other) == (solver == "sgd")

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from model.config import Config, InputError
 from model.data import to_device
+from model.net import NETS
 from model.predict import scored_logits
 from model.recipes import RECIPES
 from model.train import TrainState, init_state
@@ -58,6 +59,15 @@ def test_every_net_answers_the_same_to_the_last_bit(base: Config, tmp_path: Path
     assert record.config == config and not loaded.training
     assert torch.equal(logits(loaded, config), logits(net, config))
     assert logits(net, config).std() > 0
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_every_net_comes_back_to_the_last_bit(net: str, tiny: Config, tmp_path: Path) -> None:
+    config = replace(tiny, net=net, norm_scale_uniform=True)
+    trained = init_state(config, to_device(DATA, torch.device("cpu")), seed=0).scored_net
+    save_weights(tmp_path / "w", trained.state_dict(), config, DATA)
+    loaded, _ = load_weights(tmp_path / "w")
+    assert torch.equal(logits(loaded, config), logits(trained, config)) and logits(trained, config).std() > 0
 
 
 def test_the_header_says_what_the_file_is(saved: Path, tiny: Config) -> None:
