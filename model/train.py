@@ -126,12 +126,12 @@ def train(
         start_s = now_s(data.device)
         if state.epoch == 0:
             _fit_to_data(config, data, state)
-        order = torch.randperm(examples, generator=generator).to(data.device, non_blocking=True)
+        order = torch.randperm(examples, generator=generator)
         choices = draw(examples, config, generator)
         if config.alternating_flip:
             first = draw(examples, config, torch.Generator().manual_seed(_stream(seed, FLIPS)))
-            choices = replace(choices, mirror=first.mirror ^ bool(state.epoch % 2))
-        choices = choices.to(data.device)
+            choices = replace(choices, mirror=first.mirror[order] ^ bool(state.epoch % 2))  # by image, not by place
+        order, choices = order.to(data.device, non_blocking=True), choices.to(data.device)
         state.net.train()
         total_loss = torch.zeros((), device=data.device)
         for step in range(steps):
