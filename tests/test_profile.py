@@ -22,18 +22,15 @@ def data() -> DeviceData:
 
 
 @pytest.mark.parametrize(
-<<<<<<< HEAD
-    "net", [{}, {"net": "dawn"}, {"precision": "bf16", "ghost_batch": 32, "celu_alpha": 0.3}, AIRBENCH]
-=======
     "net",
     [
         {},
         {"net": "dawn"},
         {"net": "shortcut"},
         {"net": "resnet20", "residual_act": "after_add"},
+        AIRBENCH,
         {"precision": "bf16", "ghost_batch": 32, "celu_alpha": 0.3},
     ],
->>>>>>> nets
 )
 def test_categories_cover_the_step(net: dict[str, object], data: DeviceData) -> None:
     seconds = profile(Config.from_dict({"width": 8, "batch_size": 64, **net}), data, steps=2)
@@ -59,24 +56,25 @@ def test_work_is_booked_where_it_belongs(data: DeviceData) -> None:
 
 def test_every_operator_of_the_backward_pass_has_a_category(data: DeviceData) -> None:
     """What has no category in the backward pass counts as classifier and loss, which stays small."""
-<<<<<<< HEAD
-    for fields in ({}, RECIPES["s8"].config().to_dict(), RECIPES["dawn"].config().to_dict(), AIRBENCH):
-        config = Config.from_dict({**fields, "width": 8, "batch_size": 64})
-        seconds = profile(config, data, steps=1)
-=======
     nets = [Config(net=net) for net in ("shortcut", "pooled", "resnet20")]
+    nets.append(Config.from_dict(AIRBENCH))
     for config in [*(RECIPES[recipe].config() for recipe in ("s0", "s8", "dawn")), *nets]:
         seconds = profile(replace(config, width=8, batch_size=64), data, steps=1)
->>>>>>> nets
         assert seconds["classifier and loss"] < 0.1 * seconds["step"], config.describe()
 
 
 def test_modules_with_arithmetic_have_a_category() -> None:
-<<<<<<< HEAD
-    for kind in (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.GELU, Celu, nn.MaxPool2d, Residual, nn.Linear):
-=======
-    for kind in (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, Celu, nn.MaxPool2d, nn.AdaptiveAvgPool2d, Residual, nn.Linear):
->>>>>>> nets
+    for kind in (
+        nn.Conv2d,
+        nn.BatchNorm2d,
+        nn.ReLU,
+        nn.GELU,
+        Celu,
+        nn.MaxPool2d,
+        nn.AdaptiveAvgPool2d,
+        Residual,
+        nn.Linear,
+    ):
         assert FORWARD[kind] in CATEGORIES
 
 

@@ -286,9 +286,6 @@ def test_frozen_statistics_are_of_the_first_images_and_stay(tiny: Config, tiny_d
         torch.testing.assert_close(later, statistics, rtol=1e-6, atol=0)
 
 
-<<<<<<< HEAD
-@pytest.mark.parametrize("solver", ["sgd", "lars", "muon", "rmsprop", "adagrad", "adadelta", "adam"])
-=======
 @pytest.mark.parametrize("name", NETS)
 def test_every_net_trains_and_each_otherwise(tiny: Config, tiny_data: DeviceData, name: str) -> None:
     plain, other = (trained(replace(tiny, net=net), tiny_data) for net in ("resnet9", name))
@@ -310,8 +307,7 @@ def test_a_knob_that_another_net_has_as_well_counts_there(
         assert not same(trained(plain, tiny_data), trained(replace(plain, **other), tiny_data))
 
 
-@pytest.mark.parametrize("solver", ["sgd", "lars", "rmsprop", "adagrad", "adadelta", "adam"])
->>>>>>> nets
+@pytest.mark.parametrize("solver", ["sgd", "lars", "muon", "rmsprop", "adagrad", "adadelta", "adam"])
 def test_every_solver_trains_and_each_otherwise(tiny: Config, tiny_data: DeviceData, solver: str) -> None:
     plain, other = (trained(replace(tiny, peak_lr=0.01, solver=name), tiny_data) for name in ("sgd", solver))
     assert same(plain, other) == (solver == "sgd")
