@@ -73,13 +73,13 @@ def forgets(results: Results) -> Finding:
     if not newest or lost is None or left is None:
         return Finding("undecided", f"{cell} has no results yet")
     kind: Kind = "undecided"
-    if lost.low > NEAR and -NEAR <= left.low <= left.high <= NEAR:
+    if lost.low > max(0.0, left.high) and -NEAR <= left.low <= left.high <= NEAR:
         kind = "reproduced"
-    elif lost.high < NEAR or left.low > NEAR or left.high < -NEAR:
+    elif lost.high < max(0.0, left.low) or left.low > NEAR or left.high < -NEAR:
         kind = "contradicted"
     text = (
         f"at the high rate the loss of batches seen half an epoch ago or earlier is above that of those just seen by "
-        f"{_said(lost)}, and below the held-out one by {_said(left)}; up to {NEAR} is nothing"
+        f"{_said(lost)}, and below the held-out one by {_said(left)}: this must be less, and {NEAR} at most"
     )
     return Finding(kind, text, lost)
 
@@ -100,12 +100,12 @@ SPACE = Experiment(
             why="Shows that it runs.",
         ),
         "small": Scale(
-            cells=cells(8, width=8, batch_size=32),
+            cells=cells(8, width=8, batch_size=32, lr_scale=1 / 2),
             data="cifar10",
             train_examples=8_000,
             seeds=4,
-            why="Forgetting should go with rate x images / batch size: with the published rates and batches of a "
-            "quarter, it is 58% of what it is on all images.",
+            why="Forgetting should go with rate x images / batch size, here a third of the published one: at twice "
+            "these rates so narrow a net was seen to learn nothing. The effect is smaller, then, and takes seeds.",
         ),
         "full": Scale(cells=cells(30), data="cifar10", seeds=5, why="As published."),
     },

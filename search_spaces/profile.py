@@ -25,7 +25,7 @@ def cells(sizes: Iterable[int], **shared: Any) -> Mapping[str, Config]:
 
 
 def cheap_norm(results: Results) -> Finding:
-    found = results.mean(AT, "share norm")
+    found = results.mean(AT, "share norm") if AT in results.cells else None
     if found is None:
         return Finding("undecided", f"{AT} have no profile yet")
     kind: Kind = "reproduced" if found.high <= LIMIT else "contradicted" if found.low > LIMIT else "undecided"
@@ -48,8 +48,8 @@ SPACE = Experiment(
             data="cifar10",
             train_examples=600,
             seeds=4,
-            why="A profile takes a few batches. Norms do work in proportion to the width, convolutions to its "
-            "square: at a quarter of the width the share of norms is too large, if anything.",
+            why="A profile takes a few batches. Norms do work in proportion to the width, convolutions to its square: "
+            "at a quarter of the width the share of norms is too large, if anything.",
         ),
         "full": Scale(
             cells=cells((128, 256, 512, 1024), precision="fp16"),

@@ -212,7 +212,10 @@ def test_nothing_is_said_of_data_where_a_training_diverged_or_a_cell_is_missing(
     ("new", "old", "held_out", "kind"),
     [
         (0.5, 0.9, 0.92, "reproduced"),
-        (0.88, 0.9, 0.92, "contradicted"),  # nothing is forgotten
+        (0.75, 0.9, 0.92, "reproduced"),
+        (1.0, 0.9, 0.92, "contradicted"),  # what was just seen is no better known
+        (0.88, 0.9, 0.92, "undecided"),
+        (0.8, 0.9, 0.94, "undecided"),  # half of it may be left
         (0.5, 0.9, 1.4, "contradicted"),  # old batches are still known
         (0.5, 0.9, 0.98, "undecided"),
     ],
