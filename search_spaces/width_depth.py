@@ -43,7 +43,7 @@ JUDGED = STEPS[1:5]
 def cells(subsets: Sequence[str], **shared: Any) -> Mapping[str, Config]:
     """The ladder, then the backbone with twice the width and with more in these subsets of its layers."""
     backbone = replace(s0(), residual_layers="none", **shared)
-    old = {"norm_scale_uniform": True, "logit_scale": 1.0}
+    old: dict[str, Any] = {"norm_scale_uniform": True, "logit_scale": 1.0}
     found = {step: replace(s0(), net=net, **old, **shared) for step, net in zip(STEPS, LADDER, strict=False)}
     found |= {STEPS[4]: replace(backbone, **old), STEPS[5]: backbone}
     found["twice the width"] = replace(backbone, width=2 * backbone.width)
@@ -57,6 +57,8 @@ def every_step_gains(results: Results) -> Finding:
     """Three steps, of which the one that gains least is told in full."""
     gains = [higher(step, before)(results) for before, step in pairwise(JUDGED)]
     least = min(gains, key=lambda gain: gain.estimate.mean if gain.estimate else -1.0)
+    if least.estimate is None:
+        return least
     kinds = {gain.kind for gain in gains}
     kind: Kind = "contradicted" if "contradicted" in kinds else "reproduced" if kinds == {"reproduced"} else "undecided"
     means = [f"{step} {100 * mean.mean:.1f}%" for step in STEPS if (mean := results.mean(step))]
