@@ -57,6 +57,8 @@ def every_step_gains(results: Results) -> Finding:
     """Three steps, of which the one that gains least is told in full."""
     gains = [higher(step, before)(results) for before, step in pairwise(JUDGED)]
     least = min(gains, key=lambda gain: gain.estimate.mean if gain.estimate else -1.0)
+    if least.estimate is None:
+        return least
     kinds = {gain.kind for gain in gains}
     kind: Kind = "contradicted" if "contradicted" in kinds else "reproduced" if kinds == {"reproduced"} else "undecided"
     means = [f"{step} {100 * mean.mean:.1f}%" for step in STEPS if (mean := results.mean(step))]
