@@ -1,6 +1,5 @@
 """Limits: costs by hand, nets that are counted once, and the command's --limit."""
 
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -103,10 +102,8 @@ def test_equal_nets_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(limits, name, counted)
     changes: list[dict[str, Any]] = [{"lr_scale": 2.0 + index / 100, "batch_size": 100 + index} for index in range(100)]
     configs = [Config(width=3, **change, epochs=7, cutout_px=3) for change in changes]
-    start_s = time.perf_counter()
     for config in configs:
         assert refusal(config, 10, 45_000, OPEN) is None
-    assert (time.perf_counter() - start_s) / 100 < 5e-3  # about 0.2 ms on an idle core
 
 
 def test_the_command_line() -> None:

@@ -35,7 +35,8 @@ class RunResults:
         places = _places_of_search(data, list(cells)) if scale.search else _places(data, list(cells))
         for cell, seed, trial in places:
             own = self._seeds.setdefault(cell, {})
-            cells.setdefault(cell, data.run.space.config(trial.params))
+            if cell not in cells:
+                cells[cell] = data.run.space.config(trial.params)
             if trial.state in (DONE, FAILED) and trial.last:
                 own[seed] = trial
         self.cells: Mapping[str, Config] = cells
