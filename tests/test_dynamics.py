@@ -17,23 +17,23 @@ STEADY = Config(width=2, epochs=2, batch_size=16, final_lr_ratio=1.0, peak_lr=0.
 
 
 @pytest.mark.parametrize("nesterov", [True, False])
-@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_a_weight_of_any_length_comes_to_the_expected_step(momentum: float, nesterov: bool) -> None:
     """A weight with random gradients at right angles to it, the shorter the longer the weight: no other property of
     a scale-invariant loss counts."""
     generator = torch.Generator().manual_seed(0)
-    weight = torch.nn.Parameter(torch.ones(2000))
+    weight = torch.nn.Parameter(torch.ones(500))
     lr, decay = 0.5 * (1 - momentum), 4e-3
     optimizer = Sgd([weight], lr=lr, momentum=momentum, weight_decay=decay, nesterov=nesterov)
     squares = []
-    for step in range(3000):  # ||w||^4 forgets its start with 4 lr decay / (1 - momentum) = 1/125 a step
+    for step in range(1500):  # ||w||^4 forgets its start with 4 lr decay / (1 - momentum) = 1/125 a step
         length = weight.detach().norm()
-        gradient = torch.randn(2000, generator=generator)
+        gradient = torch.randn(500, generator=generator)
         gradient -= (gradient @ weight.detach()) / length**2 * weight.detach()
         weight.grad = gradient / length
         before = weight.detach().clone()
         optimizer.step()
-        if step >= 1500:
+        if step >= 750:
             squares.append(((weight.detach() - before).norm() / length).square().item())
     expected = expected_step(lr, decay, momentum, nesterov)
     assert math.sqrt(sum(squares) / len(squares)) == pytest.approx(expected, rel=0.02)
