@@ -17,7 +17,6 @@ from model.profile import profile
 from model.train import TrainState, batches
 
 AGES = 10  # bins of an epoch
-TIMED_STEPS = 10
 
 
 @torch.inference_mode()
@@ -29,7 +28,8 @@ def recency(config: Config, data: DeviceData, state: TrainState, seed: int) -> d
 
     Returns:
         "recency A", the mean cross entropy of the batches of a tenth of an epoch, A its middle: epochs before the end
-        of training. An epoch of fewer than ten batches has one for each.
+        of training; an epoch of fewer than ten batches has one for each. "old_loss", that of the batches trained on
+        half an epoch before the end or earlier.
     """
     net, steps = state.scored_net, len(data.train_labels) // config.batch_size
     was_training = net.training
@@ -43,7 +43,8 @@ def recency(config: Config, data: DeviceData, state: TrainState, seed: int) -> d
     newest_first = torch.stack(losses).flip(0).cpu()
     bins = min(AGES, steps)
     place = torch.arange(steps) * bins // steps
-    return {f"recency {(each + 0.5) / bins:g}": newest_first[place == each].mean().item() for each in range(bins)}
+    found = {f"recency {(each + 0.5) / bins:g}": newest_first[place == each].mean().item() for each in range(bins)}
+    return {**found, "old_loss": newest_first[steps // 2 :].mean().item()}
 
 
 def layer_times(config: Config, data: DeviceData, state: TrainState, seed: int) -> dict[str, float]:
@@ -53,7 +54,7 @@ def layer_times(config: Config, data: DeviceData, state: TrainState, seed: int) 
         "share PART" of a step's time for each part, 0..1, and "step_s". Beside other work on the device the shares say
         more than the seconds.
     """
-    seconds = profile(config, data, steps=TIMED_STEPS)
+    seconds = profile(config, data)
     step_s = seconds.pop("step")
     del seconds["evaluation"]  # no part of a step
     return {"step_s": step_s, **{f"share {part}": part_s / step_s for part, part_s in seconds.items()}}

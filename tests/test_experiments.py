@@ -32,6 +32,7 @@ from search_spaces.space import SearchSpace
 from tune.claims import experiments
 from tune.report_data import read
 from tune.results import RunResults
+from tune.run import MEASURED
 
 Command = Callable[..., "CompletedProcess[str]"]
 CELLS = {"short": Config(epochs=2), "long": Config(epochs=4), "smooth": Config(epochs=4, label_smoothing=0.2)}
@@ -52,8 +53,11 @@ class Table:
     def mean(self, cell: str, what: str = "acc") -> Estimate | None:
         return estimate(self._accs[cell])
 
-    def difference(self, a: str, b: str, what: str = "acc") -> Estimate | None:
+    def difference(self, a: str, b: str, what: str = "acc", of_b: str | None = None) -> Estimate | None:
         return estimate([x - y for x, y in zip(self._accs[a], self._accs[b], strict=False)])
+
+    def series(self, cell: str, name: str) -> Mapping[float | str, str]:
+        return {}
 
     def spread(self, cell: str) -> Estimate | None:
         n = len(self._accs[cell])
@@ -218,6 +222,8 @@ def test_at_the_tiny_scale_it_runs_to_its_claims(name: str, command: Command, tm
     results, scale = RunResults(data, found), found.scales["tiny"]
     for cell, config in scale.cells.items():
         assert len(results.values(cell)) == scale.seeds and results.cells[cell] == config
+    measured = [any(key.startswith(MEASURED) for key in trial.last) for trial in data.trials]
+    assert measured == [found.measure is not None] * len(data.trials)
     trials = [results.difference(cell, cell) for cell in scale.cells]
     assert all(found and found.mean == 0 for found in trials)
 
