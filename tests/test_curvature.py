@@ -88,13 +88,10 @@ def test_moments_of_a_linear_net() -> None:
     assert moment_gradients(net, batches, [net.weight]).tolist() == [[1.0, 12.0, 72.0]]
 
 
-def test_measuring_leaves_everything_as_it_was(tiny_data: DeviceData) -> None:
-    state = trained(SMALL, tiny_data)
-    before, random_state = deepcopy(state.state_dict()), torch.get_rng_state()
-    first = curvature(SMALL, tiny_data, state, seed=0)
-    for name, tensor in state.net.state_dict().items():
-        assert torch.equal(tensor, before["net"][name]), name
-    assert all(weight.requires_grad for weight in state.net.parameters())
-    assert torch.equal(torch.get_rng_state(), random_state)
-    assert curvature(SMALL, tiny_data, state, seed=0) == first
-    assert curvature(SMALL, tiny_data, state, seed=1) != first
+def test_the_sample_follows_from_the_seed(tiny_data: DeviceData) -> None:
+    first, again, other = (sample(SMALL, tiny_data, seed) for seed in (0, 0, 1))
+    assert len(first) == 4 and all(images.shape == (4, 3, 32, 32) for images, _ in first)
+    assert all(torch.equal(images, same) for (images, _), (same, _) in zip(first, again, strict=True))
+    assert not torch.equal(first[0][0], other[0][0])
+    few = sample(replace(SMALL, batch_size=30), tiny_data, 0)
+    assert [len(labels) for _, labels in few] == [30, 30]
