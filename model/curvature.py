@@ -21,7 +21,7 @@ LEAST_SINGULAR_VALUE = 1e-5  # of unit directions, relative to the largest; belo
 
 
 def curvature(config: Config, data: DeviceData, state: TrainState, seed: int) -> dict[str, float]:
-    """The largest eigenvalue of the Hessian of the training loss, before and after the logits' moments are projected out.
+    """The largest eigenvalue of the training loss's Hessian, before and after the logits' moments are projected out.
 
     Loss and derivatives are those of 4 batches of training images, not augmented, in fp32, with respect to the trained
     weights; weight decay is no part of it. Norms work as in training: batch norm with each batch's own statistics.

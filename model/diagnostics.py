@@ -18,6 +18,8 @@ from model.evaluate import autocast
 from model.profile import profile
 from model.train import TrainState, batches
 
+MEASURED = "measured/"
+"""before the name of what was measured, where it stands among the metrics of a training's last epoch"""
 AGES = 10  # bins of an epoch
 
 
@@ -33,7 +35,7 @@ def recency(config: Config, data: DeviceData, state: TrainState, seed: int) -> d
         of training; an epoch of fewer than ten batches has one for each. "old_loss", that of the batches trained on
         half an epoch before the end or earlier.
     """
-    net, steps = state.scored_net, len(data.train_labels) // config.batch_size
+    net, steps = state.scored_net, config.trained_images(len(data.train_labels)) // config.batch_size
     was_training = net.training
     net.eval()
     losses = []

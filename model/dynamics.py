@@ -17,7 +17,6 @@ import math
 from copy import deepcopy
 from itertools import islice
 
-import torch
 from torch import nn
 
 from model.config import Config
@@ -32,8 +31,8 @@ def steps(config: Config, data: DeviceData, state: TrainState, seed: int) -> dic
     """The relative step of each convolution that batch norm follows, over 30 more steps of a copy at the last rate.
 
     Returns:
-        "relative_step LAYER", the root mean square over the steps of ||dw|| / ||w||; "expected_step", what it is for all
-        of them at rest.
+        "relative_step LAYER", the root mean square over the steps of ||dw|| / ||w||; "expected_step", what it is for
+        all of them at rest.
     """
     assert config.solver == "sgd" and config.norm == "batch", "no other weights come to rest so"
     lr = lr_schedule(config, state.epoch)

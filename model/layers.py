@@ -5,20 +5,29 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import batch_norm
+from torch.nn.functional import batch_norm, pad
 
 CELU_CHUNK = 2**17  # elements; stays in two cores' caches
 
 
 class Residual(nn.Module):
-    """x + branch(x)."""
+    """skip(x) + branch(x); without a skip x itself."""
 
-    def __init__(self, branch: nn.Module) -> None:
+    def __init__(self, branch: nn.Module, skip: nn.Module | None = None) -> None:
         super().__init__()
         self.branch = branch
+        self.skip = nn.Identity() if skip is None else skip
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.branch(x)
+        return self.skip(x) + self.branch(x)
+
+
+class Subsample(nn.Module):
+    """Every second pixel of every second row, and as many channels of zeros behind: [B, C, H, W] -> [B, 2 C, H / 2,
+    W / 2]. Shortcut A of He et al. 2015: it has no weights."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, x.shape[1]))
 
 
 class Scale(nn.Module):

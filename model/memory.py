@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from model.augment import CHANNELS, SIDE_PX
-from model.config import Config, InputError
+from model.config import RESNETS, Config, InputError
 from model.evaluate import EVAL_BATCH
 from model.layers import Celu
 from model.meter import DTYPES
@@ -31,7 +31,7 @@ CPU_BYTES = 170 * 2**20
 which spares that heap, peak RSS and the count of the tensors agree to 5%."""
 PROCESS_BYTES = 590 * 2**20  # of a Python process that has imported torch, measured
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
-OPTIMIZER_COPIES = {"sgd": 1, "lars": 1, "rmsprop": 1, "adagrad": 1, "adadelta": 2, "adam": 2}
+OPTIMIZER_COPIES = {"sgd": 1, "lars": 1, "muon": 1, "rmsprop": 1, "adagrad": 1, "adadelta": 2, "adam": 2}
 """numbers that a solver keeps for each trained weight"""
 
 
@@ -233,12 +233,14 @@ def check_memory(config: Config, num_classes: int, examples: int, device: torch.
 def _at_most_bytes(config: Config, examples: int) -> int:
     """A bound on `needed_bytes` that takes no time: the first use of the meta device imports for a second.
 
-    The largest net, dawn or layers 1, 2, 3 all with residual and extra convolutions, stays below 2,800 width^2 weights
-    and 30 images' worth of the first activation.
+    The largest net of the posts, dawn or layers 1, 2, 3 all with residual and extra convolutions, stays below 2,800
+    width^2 weights and 30 images' worth of the first activation, and deep nets below 65 width^2 and 1.5 for each layer.
     """
-    weights = 3_000 * (config.width + 4) ** 2 * FLOAT_BYTES
-    activations = 40 * (config.width + 32) * SIDE_PX**2 * FLOAT_BYTES
-    return CPU_BYTES + examples * IMAGE_BYTES + 8 * weights + activations * max(config.batch_size, EVAL_BATCH)
+    layers = int(config.net.removeprefix("resnet")) if config.net in RESNETS else 20
+    weights = 150 * layers * (config.width + 4) ** 2 * FLOAT_BYTES
+    activation = 2 * (config.width + 32) * SIDE_PX**2 * FLOAT_BYTES
+    passing = activation * max(layers * config.batch_size, 20 * EVAL_BATCH)
+    return CPU_BYTES + examples * IMAGE_BYTES + 8 * weights + passing
 
 
 def largest_multiple(needs: Needs, config: Config, free: int) -> int:

@@ -5,9 +5,9 @@ A file NAME.py here that defines SPACE = Experiment(...) is the experiment NAME:
     python -m tune.search --space NAME --scale small
     python -m tune.claims
 
-Nothing is proposed and nothing is stopped: every cell is trained to its end, on the same seeds as all others. A cell is
-a whole config under a short name. Claims are judged by what a run found, in `Results`; how many seeds each cell has,
-and at which width and on how many images, belongs to the scale.
+Nothing is stopped: every cell is trained to its end, on the same seeds as all others. A cell is a whole config under a
+short name. Nothing is proposed either, unless the experiment is about a search: see `Search`. Claims are judged by what
+a run found, in `Results`; the scale says how many seeds each cell has, at which width and on how many images.
 """
 
 import math
@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, get_args
 
 from model.config import Config, InputError
-from search_spaces.domains import Choice
+from search_spaces.coordinates import Coordinate
+from search_spaces.domains import Choice, Domain
 from search_spaces.space import SearchSpace
 
 SCALES = ("tiny", "small", "full")
@@ -29,6 +30,8 @@ ABSOLUTE = "an accuracy as such belongs to the published width, images and epoch
 """why a claim about one can't be tested at another scale"""
 Measure = Literal["recency", "layer_times", "steps", "curvature"]
 """what may be measured on every net at the end of its training: names of `model.diagnostics.MEASURES`"""
+TUNED = "tuned"
+"""the cell of what a search found"""
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,22 @@ class Figure:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Search:
+    """A cyclic coordinate search from the first cell of a scale (`--sampler coordinate`), after one training of each.
+
+    Each further training is a cell of its own, `run 1: ...`, `run 2: ...`, all on the first seed. When the search has
+    ended, its best point, as the cell `tuned`, and all cells but the start are trained on further seeds, the same ones,
+    which had no part in the choice.
+    """
+
+    domains: Mapping[str, Domain]
+    """in their order; every cell lies in them"""
+    coordinates: tuple[Coordinate, ...] = ()
+    runs: int
+    """trainings that it is expected to take, those of the cells included; what it leaves goes to further seeds"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scale:
     """One size at which the experiment can be run."""
 
@@ -135,16 +154,27 @@ class Scale:
     data: str
     """digits or cifar10; `--data PATH` says where CIFAR-10 lies"""
     seeds: int
-    """of each cell"""
+    """of each cell; of a search those in common, in which `tuned` stands for the start"""
+    search: Search | None = None
     train_examples: int | None = None
     """images used, a tenth of them held out; None is all"""
     why: str
     """what makes the effect show at this size, or not"""
 
     @property
+    def trainings(self) -> list[tuple[Config, int]]:
+        """Configs, each with how often it is trained; the start of a search stands for all that it tries."""
+        cells = [*self.cells.values()]
+        return [(cell, self.seeds) for cell in cells] + ([(cells[0], self.search.runs)] if self.search else [])
+
+    @property
+    def trials(self) -> int:
+        return sum(count for _, count in self.trainings)
+
+    @property
     def epochs(self) -> int:
         """Of all trainings together."""
-        return self.seeds * sum(cell.epochs for cell in self.cells.values())
+        return sum(count * config.epochs for config, count in self.trainings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,14 +203,17 @@ class Experiment:
                 raise InputError(f"scale {name}: it needs a seed or more and two cells or more, all of them different")
 
     def space(self, scale: str) -> SearchSpace:
-        """The cells as the bases of a space, each field that differs between them a choice.
+        """The cells as the bases of a space, each field that differs between them a choice; or the space of the search.
 
         Raises:
-            InputError: there is no such scale.
+            InputError: there is no such scale, or a cell lies outside of the search.
         """
         if scale not in self.scales:
             raise InputError(f"--scale {scale!r} is unknown: there are {', '.join(self.scales)}")
         first, *rest = self.scales[scale].cells.values()
+        search = self.scales[scale].search
+        if search:
+            return SearchSpace(first, search.domains, more_bases=tuple(rest), coordinates=search.coordinates)
         values: dict[str, dict[Any, None]] = {name: {} for name in first.to_dict()}
         for cell in (first, *rest):
             for name, value in cell.to_dict().items():

@@ -18,10 +18,11 @@ RATES = {"high": 0.4, "low": 0.1}
 """those of the post are not on record; one is four times the other"""
 PLAIN: Mapping[str, Any] = {"crop_pad_px": 0, "flip": False, "cutout_px": 0}
 DATA: Mapping[str, Mapping[str, Any]] = {
+    "half": {**PLAIN, "train_frac": 0.5},
     "all": PLAIN,
     "all, augmented": {},
 }
-"""what a cell trains on; half of the images are `half`"""
+"""what a cell trains on"""
 NEAR = 0.1
 """nats that still count as the same loss: about a quarter of what data were worth, 0.36, in an independent repetition
 (held-out loss 0.55 with half of the images and 0.19 with all of them, augmented)"""
@@ -44,8 +45,6 @@ def wastes_data(results: Results) -> Finding:
     gains = {}
     for rate in RATES:
         half, everything = f"{rate} rate, half", f"{rate} rate, all, augmented"
-        if half not in results.cells:
-            return Finding("undecided", "no cell trains on half of the images")
         if results.diverged(half) or results.diverged(everything):
             return Finding("undecided", f"trainings diverged at the {rate} rate: it is too high to tell")
         gains[rate] = results.difference(half, everything, "loss")

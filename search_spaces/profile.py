@@ -44,12 +44,12 @@ SPACE = Experiment(
             cells=cells((32, 64), width=4), data="digits", train_examples=100, seeds=1, why="Shows that it runs."
         ),
         "small": Scale(
-            cells=cells((128, 256, 512), width=32),
+            cells=cells((128, 256, 512), width=16),
             data="cifar10",
             train_examples=600,
             seeds=4,
             why="A profile takes a few batches. Norms do work in proportion to the width, convolutions to its square: "
-            "at half the width the share of norms is too large, if anything.",
+            "at a quarter of the width the share of norms is too large, if anything.",
         ),
         "full": Scale(
             cells=cells((128, 256, 512, 1024), precision="fp16"),

@@ -7,19 +7,20 @@ from typing import Any
 
 import pytest
 
-from model.config import Config, InputError, load_config, save_config, with_assignments
+from model.config import LADDER, RESNETS, Config, InputError, load_config, save_config, with_assignments
 from model.recipes import s0
 
 # For every field: its ends or choices, and values that are refused.
 LAYER_SETS = ["none", "1", "2", "3", "12", "13", "23", "123"]
 ALLOWED: dict[str, list[Any]] = {
-    "net": ["resnet9", "dawn"],
+    "net": ["resnet9", "dawn", *LADDER, *RESNETS],
     "width": [1, 1024],
     "residual_layers": LAYER_SETS,
     "extra_layers": LAYER_SETS,
     "residual_norm": ["in_branch", "after_add"],
     "residual_act": ["in_branch", "after_add", "none"],
     "pool_place": ["last", "before_act", "before_norm"],
+    "act": ["celu", "gelu"],
     "celu_alpha": [0.0, 10.0],
     "norm": ["batch", "frozen", "none"],
     "ghost_batch": [0, 1, 32, 1_000_000],
@@ -27,39 +28,48 @@ ALLOWED: dict[str, list[Any]] = {
     "norm_scale_uniform": [True, False],
     "norm_scale_frozen": [True, False],
     "whiten": [True, False],
+    "whiten_px": [3, 2],
+    "whiten_eps": [1e-9, 1.0],
+    "whiten_both_signs": [True, False],
+    "identity_init": [True, False],
     "logit_scale": [1e-9, 1e3],
     "epochs": [1, 100_000],
     "batch_size": [1, 1_000_000],
+    "train_frac": [1e-9, 1.0],
     "peak_lr": [1e-9, 1e6],
     "lr_scale": [1e-9, 1e6],
     "warmup_frac": [0.0, 1.0],
     "final_lr_ratio": [0.0, 1.0],
     "tail_frac": [0.0, 1.0],
     "tail_to_zero": [True, False],
-    "solver": ["sgd", "lars", "rmsprop", "adagrad", "adadelta", "adam"],
+    "solver": ["sgd", "lars", "muon", "rmsprop", "adagrad", "adadelta", "adam"],
     "momentum": [0.0, 0.99999],
     "nesterov": [True, False],
     "weight_decay": [0.0, 1.0],
+    "muon_lr": [1e-9, 1e6],
     "bn_bias_lr_mult": [1e-9, 1e6],
     "label_smoothing": [0.0, 1.0],
     "crop_pad_px": [0, 16],
     "flip": [True, False],
+    "alternating_flip": [True, False],
     "cutout_px": [0, 32],
     "augment_by": ["image", "group"],
     "ema_decay": [0.0, 0.999999],
     "ema_every_steps": [1, 100_000],
+    "lookahead": [True, False],
     "tta": ["none", "flip", "shift"],
     "precision": ["fp32", "bf16", "fp16"],
     "compile": [True, False],
 }
 REFUSED: dict[str, list[Any]] = {
-    "net": ["resnet18", "ResNet9", None],
+    "net": ["resnet18", "ResNet9", "resnet", "backbone", None],
     "width": [0, 1025, 64.0, "64", True, None],
     "residual_layers": ["31", "", 13, "L1+L3", None],
     "extra_layers": ["4", 123, False],
     "residual_norm": ["none", True],
     "residual_act": ["before_add", None],
     "pool_place": ["first", 0],
+    "act": ["relu", True, None],
     "celu_alpha": [-0.1, 10.1, float("nan"), "0.3"],
     "norm": ["ghost", False, None],
     "ghost_batch": [-1, 1_000_001, 32.0, True],
@@ -67,9 +77,14 @@ REFUSED: dict[str, list[Any]] = {
     "norm_scale_uniform": [1, "true", None],
     "norm_scale_frozen": [0, "false"],
     "whiten": [1, "yes"],
+    "whiten_px": [1, 4, 3.0, True, None],
+    "whiten_eps": [0.0, -1e-3, 1.1, "0.01"],
+    "whiten_both_signs": [0, "true"],
+    "identity_init": [1, None],
     "logit_scale": [0.0, -1.0, 1001.0, float("nan"), "1", True],
     "epochs": [0, -1, 100_001, 2.5, "24", False],
     "batch_size": [0, 1_000_001, 512.0],
+    "train_frac": [0.0, -0.5, 1.01, float("nan"), "1/2", True],
     "peak_lr": [0.0, -0.1, float("inf"), 2e6, "0.4"],
     "lr_scale": [0.0, 2e6, None],
     "warmup_frac": [-0.01, 1.01, "5/24"],
@@ -80,14 +95,17 @@ REFUSED: dict[str, list[Any]] = {
     "momentum": [-0.1, 1.0],
     "nesterov": [1, "false"],
     "weight_decay": [-1e-9, 1.1],
+    "muon_lr": [0.0, -0.1, 2e6, "0.24"],
     "bn_bias_lr_mult": [0.0, float("nan")],
     "label_smoothing": [-0.1, 1.1, False],
     "crop_pad_px": [-1, 17, 4.0],
     "flip": [1, 0, "true", None],
+    "alternating_flip": [1, "false"],
     "cutout_px": [-1, 33, 8.0],
     "augment_by": ["batch", None],
     "ema_decay": [-0.1, 1.0, "0.99"],
     "ema_every_steps": [0, 100_001, 5.0],
+    "lookahead": [0, None],
     "tta": ["mirror", True, None],
     "precision": ["fp64", "BF16", 32, None],
     "compile": [1, "true"],
@@ -97,15 +115,26 @@ WITH: dict[str, dict[str, Any]] = {
     "ghost_batch": {"batch_size": 1_000_000},
     "tail_frac": {"warmup_frac": 0.0},
     "tail_to_zero": {"tail_frac": 0.1},
+    "whiten_px": {"whiten": True},
+    "whiten_eps": {"whiten": True},
+    "whiten_both_signs": {"whiten": True},
+    "muon_lr": {"solver": "muon"},
     "ema_every_steps": {"ema_decay": 0.99},
+    "lookahead": {"ema_decay": 0.99},
 }
 CASES = [(name, value) for name in ALLOWED for value in ALLOWED[name]]
 
-NET_KNOBS = {"residual_layers": "1", "extra_layers": "2", "residual_norm": "after_add", "residual_act": "none"}
+LAYER_KNOBS = {"residual_layers": "1", "extra_layers": "2"}
+NET_KNOBS = {**LAYER_KNOBS, "residual_norm": "after_add", "residual_act": "none"}
 NORM_KNOBS = {"ghost_batch": 32, "norm_scale": 0.5, "norm_scale_uniform": True, "norm_scale_frozen": True}
 # (setting, how a message says it, the knobs that it leaves without effect)
 WITHOUT_EFFECT: list[tuple[dict[str, Any], str, dict[str, Any]]] = [
     ({"net": "dawn"}, "net = dawn", {**NET_KNOBS, "pool_place": "last", "whiten": True}),
+    ({"net": "shortcut"}, "net = shortcut", {**NET_KNOBS, "pool_place": "last", "whiten": True}),
+    ({"net": "shortcut_tidy"}, "net = shortcut_tidy", {**NET_KNOBS, "pool_place": "last"}),
+    ({"net": "strided"}, "net = strided", {**NET_KNOBS, "pool_place": "last"}),
+    ({"net": "pooled"}, "net = pooled", NET_KNOBS),
+    *(({"net": net}, f"net = {net}", {**LAYER_KNOBS, "pool_place": "last"}) for net in RESNETS),
     (
         {"residual_layers": "none"},
         "residual_layers = none",
@@ -117,8 +146,15 @@ WITHOUT_EFFECT: list[tuple[dict[str, Any], str, dict[str, Any]]] = [
         ({"solver": solver}, f"solver = {solver}", {"momentum": 0.8, "nesterov": False})
         for solver in ("rmsprop", "adagrad", "adadelta", "adam")
     ),
+    ({"act": "gelu"}, "act = gelu", {"celu_alpha": 0.3}),
+    ({}, "whiten = False", {"whiten_px": 2, "whiten_eps": 5e-4, "whiten_both_signs": True}),
+    *(
+        ({"solver": solver}, f"solver = {solver}", {"muon_lr": 0.1})
+        for solver in ("sgd", "lars", "rmsprop", "adagrad", "adadelta", "adam")
+    ),
+    ({"flip": False}, "flip = False", {"alternating_flip": True}),
     ({}, "tail_frac = 0", {"tail_to_zero": True}),
-    ({}, "ema_decay = 0", {"ema_every_steps": 1}),
+    ({}, "ema_decay = 0", {"ema_every_steps": 1, "lookahead": True}),
 ]
 
 

@@ -80,7 +80,7 @@ def test_directions_that_depend_on_others_count_once() -> None:
 
 
 def test_moments_of_a_linear_net() -> None:
-    """One weight, z = w x: the mean's gradient is mean(x), the variance's 2 w var(x), the third moment's 3 w^2 m3(x)."""
+    """One weight, z = w x: the mean's gradient is mean(x), the variance's 2 w var(x), the third's 3 w^2 m3(x)."""
     net = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(net.weight, 2.0)
     batches = [(torch.tensor([[0.0], [0.0]]), torch.zeros(2)), (torch.tensor([[0.0], [4.0]]), torch.zeros(2))]

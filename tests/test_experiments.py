@@ -1,19 +1,23 @@
 """Experiments: what they declare, how claims are judged, and each of them run at its smallest scale."""
 
 import json
+import logging
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+import ray
 from conftest import REPO
 from driver import Lab, new_study, searcher_of
 
 import search_spaces
+import tune.search
 from model.config import Config, InputError
+from model.diagnostics import MEASURED
 from search_spaces.experiment import (
     Claim,
     Estimate,
@@ -29,10 +33,8 @@ from search_spaces.experiment import (
 from search_spaces.flat_directions import slice_of
 from search_spaces.ridge import ridge_angle, ridge_interval
 from search_spaces.space import SearchSpace
-from tune.claims import experiments
-from tune.report_data import read
-from tune.results import RunResults
-from tune.run import MEASURED
+from tune.report_data import RunData, read
+from tune.results import RunResults, experiments
 
 Command = Callable[..., "CompletedProcess[str]"]
 CELLS = {"short": Config(epochs=2), "long": Config(epochs=4), "smooth": Config(epochs=4, label_smoothing=0.2)}
@@ -211,26 +213,46 @@ def test_bad_options_of_an_experiment_are_named(command: Command) -> None:
         assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=() if name == "noise" else pytest.mark.slow) for name in experiments()],
-)
-def test_at_the_tiny_scale_it_runs_to_its_claims(name: str, command: Command, tmp_path: Path) -> None:
-    done = command("tune.search", "--space", name, "--scale", "tiny", "--name", "tried", timeout=400)
-    assert done.returncode == 0, done.stdout + done.stderr
-    found, data = experiments()[name], read(tmp_path / "runs" / "tried")
+@pytest.fixture(scope="module")
+def one_ray() -> Iterator[None]:
+    """A Ray for several searches: to start one for each takes longer than their trainings."""
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray, "shutdown", lambda: None)
+        yield
+    ray.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in experiments() if name != "noise"])
+def test_at_the_tiny_scale_every_cell_is_trained(name: str, one_ray: None, tmp_path: Path) -> None:
+    tune.search.main(tune.search.Options(space=name, scale="tiny", name="tried", runs_dir=tmp_path))
+    check_trained(experiments()[name], read(tmp_path / "tried"))
+
+
+def check_trained(found: Experiment, data: RunData) -> RunResults:
+    """What is to be seen of a run at the tiny scale that came to its end."""
     results, scale = RunResults(data, found), found.scales["tiny"]
-    for cell, config in scale.cells.items():
-        assert len(results.values(cell)) == scale.seeds and results.cells[cell] == config
+    trained = [len(results.values(cell)) for cell in results.cells]
+    assert [results.cells[cell] for cell in scale.cells] == list(scale.cells.values())
     measured = [any(key.startswith(MEASURED) for key in trial.last) for trial in data.trials]
     assert measured == [found.measure is not None] * len(data.trials)
-    trials = [results.difference(cell, cell) for cell in scale.cells]
-    assert all(found and found.mean == 0 for found in trials)
+    if scale.search:
+        assert sum(trained) == scale.trials and min(trained) == 1
+    else:
+        assert trained == [scale.seeds] * len(scale.cells)
+        same = [results.difference(cell, cell) for cell in scale.cells]
+        assert all(each and each.mean == 0 for each in same)
+    return results
 
-    if name != "noise":
-        return  # one of them goes the rest of the way
 
-    told = command("tune.claims", "--json", "claims.json", "--html", "claims.html")
+def test_an_experiment_runs_to_its_claims(command: Command, tmp_path: Path) -> None:
+    done = command("tune.search", "--space", "noise", "--scale", "tiny", "--name", "tried", timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = experiments()["noise"]
+    results = check_trained(found, read(tmp_path / "runs" / "tried"))
+
+    told = command("tune.claims", "--json", "claims.json", "--html", "claims.html", "--markdown", "c.md")
     assert told.returncode == 0, told.stderr
     rows = {row["id"]: row for row in json.loads((tmp_path / "claims.json").read_text())}
     for claim in found.claims:
@@ -238,13 +260,15 @@ def test_at_the_tiny_scale_it_runs_to_its_claims(name: str, command: Command, tm
         assert row["run"] == "tried" and row["scale"] == "tiny" and row["counts"]["val"] > 0
         assert row["kind"] == claim.judged(results).kind and claim.id in told.stdout
         assert claim.sentence in (tmp_path / "claims.html").read_text()
+        line = next(line for line in (tmp_path / "c.md").read_text().splitlines() if line.startswith(f"| {claim.id} |"))
+        assert claim.published in line and f"| {row['kind']} |" in line
     others = [row for id, row in rows.items() if id not in {claim.id for claim in found.claims}]
     assert {row["kind"] for row in others} <= {"not run"}
 
     reported = command("tune.report", "runs/tried")
     assert reported.returncode == 0, reported.stderr
     page = (tmp_path / "runs" / "tried" / "report.html").read_text()
-    assert found.question in page and all(f">{cell}</th>" in page for cell in scale.cells)
+    assert found.question in page and all(f">{cell}</th>" in page for cell in results.cells)
 
     confirmed = command("tune.confirm", "runs/tried")
     assert confirmed.returncode == 2 and "is an experiment, whose cells share their seeds" in confirmed.stderr
@@ -262,12 +286,12 @@ def test_the_example_of_the_docs_is_an_experiment(tmp_path: Path) -> None:
     assert isinstance(search_spaces.definition(str(tmp_path / "flip.py")), Experiment)
 
 
-def test_the_docs_name_every_experiment_and_claim() -> None:
+def test_the_docs_tell_every_experiment_with_its_claims_and_its_figures() -> None:
     text = (REPO / "docs" / "experiments.md").read_text()
     for name, found in experiments().items():
-        row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` | {found.question} |"))
-        ids = sorted(claim.id for claim in found.claims)
-        assert ids[0] in row and ids[-1] in row
+        section = text.partition(f"### `{name}`: {found.question}\n")[2].partition("\n#")[0]
+        assert all(re.search(rf"\b{claim.id}\b", section) for claim in found.claims), name
+        assert all((REPO / "docs" / figure).is_file() for figure in re.findall(r"!\[.*\]\((.*)\)", section))
 
 
 @pytest.mark.parametrize("degrees", [45, -45, 20, 0, 80])
@@ -288,6 +312,83 @@ def test_a_slice_takes_in_what_differs_in_two_fields_only() -> None:
     table.cells = dict(cells)
     for axis in ("batch", "damping", "decay"):
         assert len(slice_of(table, axis)) == 25
+
+
+STEPS = [0.559, 0.560, 0.856, 0.897, 0.907, 0.911]  # as published
+
+
+@pytest.mark.parametrize(
+    ("step", "acc", "kind"),
+    [
+        (0, 0.700, "reproduced"),  # the first and the last step are not part of the claim
+        (5, 0.800, "reproduced"),
+        (3, 0.800, "contradicted"),
+        (4, 0.898, "undecided"),
+    ],
+)
+def test_the_backbone_gains_at_each_of_three_steps(step: int, acc: float, kind: str) -> None:
+    claim = next(claim for claim in experiments()["width_depth"].claims if claim.id == "C11")
+    cells = list(experiments()["width_depth"].scales["small"].cells)[:6]
+    means = [*STEPS[:step], acc, *STEPS[step + 1 :]]
+    noises = [1e-3, 2e-3] * 3
+    accs = {cell: [mean - e, mean, mean + e] for cell, mean, e in zip(cells, means, noises, strict=True)}
+    finding = claim.judged(Table(accs))
+    assert finding.kind == kind
+    assert all(f"{cell} {100 * mean:.1f}%" in finding.text for cell, mean in zip(cells, means, strict=True))
+    assert finding.estimate and finding.estimate.mean == pytest.approx(
+        min(means[place + 1] - means[place] for place in (1, 2, 3))
+    )
+
+
+NORM_IN, NORM_AFTER, NO_ACT = (
+    "norm in the branch, activation after the sum",
+    "norm after the sum, activation after the sum",
+    "norm in the branch, activation none",
+)
+
+
+@pytest.mark.parametrize(
+    ("id", "cell", "acc", "kind"),
+    [
+        ("C38", NORM_AFTER, 0.86, "reproduced"),
+        ("C38", NORM_AFTER, 0.95, "contradicted"),
+        ("C38", NORM_AFTER, 0.93, "undecided"),
+        ("C39", NO_ACT, 0.94, "reproduced"),
+        ("C39", NO_ACT, 0.92, "contradicted"),
+        ("C39", NO_ACT, 0.93, "undecided"),
+    ],
+)
+@pytest.mark.parametrize("shallow_acc", [0.5, 0.99])
+def test_residual_pairs_are_judged_in_the_deepest_net(
+    id: str, cell: str, acc: float, kind: str, shallow_acc: float
+) -> None:
+    found = experiments()["torch_ablations"]
+    claim = next(claim for claim in found.claims if claim.id == id)
+    accs = {name: [0.91, 0.914, 0.918] for name in found.scales["full"].cells}
+    accs[f"resnet110, {NORM_IN}"] = [0.928, 0.93, 0.932]
+    accs[f"resnet110, {cell}"] = [acc - 0.001, acc, acc + 0.001]
+    accs[f"resnet20, {cell}"] = [shallow_acc - 0.001, shallow_acc, shallow_acc + 0.001]
+    table = Table(accs)
+    table.scale = "full"
+    finding = claim.judged(table)
+    assert finding.kind == kind and finding.estimate
+    difference = 0.93 - acc if id == "C38" else acc - 0.93
+    assert finding.estimate.mean == pytest.approx(difference)
+    beside = 0.914 - shallow_acc if id == "C38" else shallow_acc - 0.914
+    assert f"{100 * difference:+.2f} points" in finding.text and f"{100 * beside:+.2f} points" in finding.text
+    table.scale = "tiny"
+    assert claim.judged(table).kind == "not testable"
+
+
+@pytest.mark.parametrize(("rival", "kind"), [(0.80, "reproduced"), (0.93, "contradicted"), (0.91, "undecided")])
+def test_each_solver_is_judged_at_its_best_rate(rival: float, kind: str) -> None:
+    found = experiments()["torch_ablations"]
+    accs = {name: [0.1, 0.1, 0.1] for name in found.scales["small"].cells}
+    accs["resnet20, " + NO_ACT] = [0.99, 0.99, 0.99]  # no solver
+    accs["sgd, rate 0.8"] = [0.908, 0.91, 0.912]
+    accs["adam, rate 0.002"] = [rival - 0.001, rival, rival + 0.001]
+    finding = next(claim for claim in found.claims if claim.id == "C40").judged(Table(accs))
+    assert finding.kind == kind and "sgd, rate 0.8 against adam, rate 0.002" in finding.text
 
 
 def test_the_list_of_spaces_names_them_all(command: Command) -> None:

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import search_spaces
 from model.config import Config, InputError
 from model.data import hold_out, take, to_device
-from model.diagnostics import recency
+from model.diagnostics import MEASURED, recency
 from model.sources import load
 from model.train import init_state, train
 from search_spaces.experiment import Estimate, Experiment, Figure, Finding, Scale
@@ -26,7 +26,6 @@ from tune.figures_experiment import found as pictures
 from tune.plan import Options, new_run
 from tune.report_data import DONE, FAILED, Seen
 from tune.results import RunResults
-from tune.run import MEASURED
 from tune.tensorboard import TrialEvents
 
 CELLS = {"short": Config(epochs=2, peak_lr=0.1), "long": Config(epochs=4, peak_lr=0.4)}

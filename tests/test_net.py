@@ -1,14 +1,15 @@
 """The nets written out by hand, their parameter counts, and what they take from the data."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import batch_norm, conv2d, interpolate, max_pool2d, relu
+from torch.nn.functional import batch_norm, conv2d, cross_entropy, gelu, interpolate, max_pool2d, relu
 
-from model.config import Config
-from model.net import build_net, fit_to_data, whitening_filters
+from model.config import LADDER, Config
+from model.net import NETS, build_net, fit_to_data, whitening_filters
 
 
 def test_published_net_has_the_published_number_of_parameters() -> None:
@@ -172,6 +173,150 @@ def test_dawn_net_is_pre_activated_and_its_skips_start_after_norm_and_relu() -> 
     torch.testing.assert_close(net(images), expected, rtol=1e-4, atol=1e-5)
 
 
+# --- the ladder of post 4 from there to the backbone of ResNet-9
+
+# prep, and a classifier with bias of 2 * 256 features; 1x1 convolutions 64 -> 128 -> 256 -> 256
+ENDS = 1_728 + 5_120 + 10
+ONE_BY_ONE = 64 * 128 + 128 * 256 + 256 * 256
+# channels of the norms: two before each convolution and two at the end, three on 64 channels; then one each
+PATH_NORMS, ONE_NORM_EACH = 3 * 64 + 2 * 128 + 3 * 256, 64 + 128 + 256 + 256
+LADDER_PARAMETERS = {
+    "shortcut": ENDS + ONE_BY_ONE + 2 * PATH_NORMS,
+    "shortcut_tidy": ENDS + ONE_BY_ONE + 2 * ONE_NORM_EACH,
+    "strided": ENDS + 9 * ONE_BY_ONE + 2 * ONE_NORM_EACH,
+    "pooled": ENDS + 9 * ONE_BY_ONE + 2 * ONE_NORM_EACH,
+}
+
+
+@pytest.mark.parametrize("net", LADDER)
+def test_parameter_counts_of_the_ladder(net: str) -> None:
+    assert parameters(build_net(Config(net=net), num_classes=10)) == LADDER_PARAMETERS[net]
+
+
+def by_batch(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    return relu(batch_norm(x, None, None, scale, None, training=True))
+
+
+@pytest.mark.parametrize("net", LADDER)
+def test_the_ladder_is_as_published(net: str) -> None:
+    """Each net written out by hand, its weights in the order of use."""
+    torch.manual_seed(0)
+    config = Config(net=net, width=2, logit_scale=0.5, norm_scale_uniform=True)
+    model = build_net(config, num_classes=10)
+    weights = [weight for name, weight in model.named_parameters() if not name.endswith("norm.bias")]
+    *parts, linear, bias = weights
+    images = torch.randn(6, 3, 32, 32)
+    prep, *parts = parts
+    x = conv2d(images, prep, padding=1)
+    if net == "shortcut":
+        norms = [part for part in parts if part.dim() == 1]
+        convs = iter(part for part in parts if part.dim() == 4)
+        assert [len(scale) for scale in norms] == [2, 2, 2, 4, 4, 8, 8, 8]
+        for place, scale in enumerate(norms):
+            x = by_batch(x, scale)
+            if place in (2, 4, 6):
+                x = conv2d(x, next(convs), stride=2)
+    else:
+        x = by_batch(x, parts[0])
+        for conv, scale in zip(parts[1::2], parts[2::2], strict=True):
+            stride, padding = {"shortcut_tidy": (2, 0), "strided": (2, 1), "pooled": (1, 1)}[net]
+            x = by_batch(conv2d(x, conv, stride=stride, padding=padding), scale)
+            x = max_pool2d(x, 2) if net == "pooled" else x
+    assert x.shape == (6, 8, 4, 4)
+    features = torch.cat([x.flatten(2).max(dim=2).values, x.flatten(2).mean(dim=2)], dim=1)
+    torch.testing.assert_close(model(images), 0.5 * (features @ linear.T + bias), rtol=1e-4, atol=1e-5)
+
+
+def test_the_place_of_pooling_counts_in_the_pooled_net_as_in_resnet9() -> None:
+    nets = {}
+    for place in ("last", "before_act", "before_norm"):
+        torch.manual_seed(0)
+        nets[place] = build_net(Config(net="pooled", width=2, pool_place=place), num_classes=10)
+    logits = {place: net(torch.ones(4, 3, 32, 32).cumsum(dim=3)) for place, net in nets.items()}
+    torch.testing.assert_close(logits["last"], logits["before_act"])
+    assert not torch.allclose(logits["last"], logits["before_norm"])
+
+
+# --- the deep nets of the Torch blog
+
+
+@pytest.mark.parametrize(("net", "published"), [("resnet20", 269_722), ("resnet56", 853_018), ("resnet110", 1_727_962)])
+def test_parameter_counts_of_the_deep_nets(net: str, published: int) -> None:
+    """By hand: a convolution of c to d channels with its norm has 9 c d + 2 d; 6 n + 1 of them and a classifier."""
+    n = (int(net[len("resnet") :]) - 2) // 6
+    same = {c: 9 * c * c + 2 * c for c in (16, 32, 64)}
+    first = 27 * 16 + 2 * 16
+    wider = 9 * 16 * 32 + 2 * 32 + 9 * 32 * 64 + 2 * 64
+    by_hand = first + 2 * n * same[16] + wider + (2 * n - 1) * (same[32] + same[64]) + 64 * 10 + 10
+    config = Config(net=net, width=16, residual_act="after_add")
+    assert parameters(build_net(config, num_classes=10)) == by_hand == published
+
+
+@pytest.mark.parametrize("depth", [20, 56, 110])
+def test_deep_nets_have_their_layers(depth: int) -> None:
+    """A third of the pairs at each size, and a classifier of the global mean."""
+    net = build_net(Config(net=f"resnet{depth}", width=2), num_classes=10)
+    seen: list[tuple[int, int]] = []
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda _, x, out: seen.append((out.shape[1], out.shape[2])))
+    assert net(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+    third = (depth - 2) // 3
+    assert seen == [(2, 32)] * (1 + third) + [(4, 16)] * third + [(8, 8)] * third
+    assert len(seen) + 1 == depth  # with the classifier
+
+
+@pytest.mark.parametrize("norm_place", ["in_branch", "after_add"])
+@pytest.mark.parametrize("act_place", ["in_branch", "after_add", "none"])
+def test_deep_nets_are_the_four_of_the_torch_blog(norm_place: str, act_place: str) -> None:
+    """ResNet-20 written out by hand, with shortcuts of every second pixel and zeros for the channels that are new."""
+    torch.manual_seed(0)
+    config = Config(net="resnet20", width=2, residual_norm=norm_place, residual_act=act_place, norm_scale_uniform=True)
+    net = build_net(config, num_classes=10)
+    weights = [weight for name, weight in net.named_parameters() if not name.endswith("norm.bias")]
+    *parts, linear, bias = weights
+    images = torch.randn(6, 3, 32, 32)
+    convs = iter(part for part in parts if part.dim() == 4)
+    scales = iter(part for part in parts if part.dim() == 1)
+
+    def norm(x: torch.Tensor) -> torch.Tensor:
+        return batch_norm(x, None, None, next(scales), None, training=True)
+
+    x = relu(norm(conv2d(images, next(convs), padding=1)))
+    for pair in range(9):
+        stride = 2 if pair in (3, 6) else 1
+        out = conv2d(relu(norm(conv2d(x, next(convs), padding=1, stride=stride))), next(convs), padding=1)
+        out = norm(out) if norm_place == "in_branch" else out
+        out = relu(out) if act_place == "in_branch" else out
+        skip = torch.cat([x[:, :, ::2, ::2], torch.zeros_like(out[:, x.shape[1] :])], 1) if stride == 2 else x
+        x = skip + out
+        x = norm(x) if norm_place == "after_add" else x
+        x = relu(x) if act_place == "after_add" else x
+    assert x.shape == (6, 8, 8, 8) and next(convs, None) is None and next(scales, None) is None
+    expected = 0.125 * (x.mean(dim=(2, 3)) @ linear.T + bias)
+    torch.testing.assert_close(net(images), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_convolutions_of_deep_nets_start_at_twice_the_inverse_of_their_inputs() -> None:
+    net = build_net(Config(net="resnet20", width=16), num_classes=10)
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d) and module.weight.numel() > 5_000:
+            assert module.weight.var().item() * 9 * module.in_channels == pytest.approx(2, rel=0.1)
+
+
+# --- every net
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_a_loss_reaches_every_parameter_of_every_net(net: str) -> None:
+    torch.manual_seed(0)
+    config = Config(net=net, width=8)
+    model = build_net(config, num_classes=4)
+    cross_entropy(model(torch.randn(32, 3, 32, 32)), torch.arange(32) % 4).backward()
+    for name, weight in model.named_parameters():
+        assert weight.grad is not None and weight.grad.isfinite().all() and weight.grad.any(), name
+
+
 # --- norm scales, and what is taken from the data
 
 
@@ -180,7 +325,7 @@ def norms(net: nn.Module) -> list[nn.BatchNorm2d]:
 
 
 @pytest.mark.parametrize("ghost_batch", [0, 8])
-@pytest.mark.parametrize("net", ["resnet9", "dawn"])
+@pytest.mark.parametrize("net", ["resnet9", "dawn", *LADDER, "resnet20"])
 def test_norm_scales_start_at_norm_scale_or_uniformly_below_it(net: str, ghost_batch: int) -> None:
     config = Config(net=net, width=16, ghost_batch=ghost_batch, norm_scale=0.25)
     for norm in norms(build_net(config, num_classes=10)):
@@ -191,7 +336,7 @@ def test_norm_scales_start_at_norm_scale_or_uniformly_below_it(net: str, ghost_b
     assert scales.max() - scales.min() > 0.4 and 0.2 < scales.mean() < 0.3
 
 
-@pytest.mark.parametrize("net", ["resnet9", "dawn"])
+@pytest.mark.parametrize("net", ["resnet9", "dawn", "shortcut", "pooled", "resnet20"])
 def test_a_ghost_batch_net_trains_as_if_every_kth_image_were_a_batch_of_its_own(net: str) -> None:
     """24 images in groups of 8: images 0, 3, 6, ...; 1, 4, 7, ...; 2, 5, 8, ..."""
     config = Config(net=net, width=2, ghost_batch=8, batch_size=24)
@@ -231,16 +376,99 @@ def test_whitened_patches_have_the_identity_as_second_moment_up_to_eps(images: t
     assert eigenvalues.min() < 0.02 < 1 < eigenvalues.max()
 
 
-@pytest.mark.parametrize("ghost_batch", [0, 8])
-def test_the_whitening_layer_is_fixed_and_followed_by_a_learnt_1x1(images: torch.Tensor, ghost_batch: int) -> None:
-    config = Config(width=4, batch_size=16, whiten=True, ghost_batch=ghost_batch)
-    net = build_net(config, num_classes=10)
-    fit_to_data(net, config, images)
-    convs = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
+@pytest.mark.parametrize(
+    ("net", "ghost_batch"), [("resnet9", 0), ("resnet9", 8), ("shortcut_tidy", 0), ("resnet20", 8)]
+)
+def test_the_whitening_layer_is_fixed_and_followed_by_a_learnt_1x1(
+    images: torch.Tensor, net: str, ghost_batch: int
+) -> None:
+    config = Config(net=net, width=4, batch_size=16, whiten=True, ghost_batch=ghost_batch)
+    model = build_net(config, num_classes=10)
+    fit_to_data(model, config, images)
+    convs = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     assert torch.equal(convs[0].weight, whitening_filters(images))
     assert convs[0].padding == (1, 1) and convs[0].bias is None and not convs[0].weight.requires_grad
     assert convs[1].weight.shape == (4, 27, 1, 1) and convs[1].weight.requires_grad
-    assert net(images[:16]).shape == (16, 10)
+    assert model(images[:16]).shape == (16, 10)
+
+
+def test_2x2_patches_are_whitened_as_well_with_their_eps(images: torch.Tensor) -> None:
+    filters = whitening_filters(images, px=2, eps=5e-4)
+    assert filters.shape == (12, 3, 2, 2)
+    out = conv2d(images, filters).permute(0, 2, 3, 1).reshape(-1, 12).double()
+    assert len(out) == 300 * 961
+    patches = images.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, 12).double()
+    eigenvalues = torch.linalg.eigvalsh(patches.T @ patches / (len(patches) - 1))
+    moment = out.T @ out / (len(out) - 1)
+    torch.testing.assert_close(moment, torch.diag(eigenvalues / (eigenvalues + 5e-4)), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("px", "patch", "sizes"), [(3, 27, [32, 16, 8, 4]), (2, 12, [31, 15, 7, 3])])
+def test_whitening_in_both_signs_goes_through_bias_and_activation_straight_to_layer_1(
+    images: torch.Tensor, px: int, patch: int, sizes: list[int]
+) -> None:
+    config = Config(width=4, batch_size=16, act="gelu", whiten=True, whiten_px=px, whiten_both_signs=True)
+    net = build_net(config, num_classes=10)
+    fit_to_data(net, config, images)
+    named = by_name(net)
+    whiten, filters = named["prep.whiten"], whitening_filters(images, px, 1e-2)
+    assert isinstance(whiten, nn.Conv2d) and whiten.bias is not None
+    assert torch.equal(whiten.weight, torch.cat([filters, -filters])) and not whiten.weight.requires_grad
+    assert torch.equal(whiten.bias, torch.zeros(2 * patch)) and whiten.bias.requires_grad
+    assert list(dict(named["prep"].named_children())) == ["whiten", "act"]
+    assert named["layer1.conv.conv"].weight.shape == (8, 2 * patch, 3, 3)
+
+    whiten.bias.data.uniform_(-1, 1)
+    expected = gelu(conv2d(images[:4], whiten.weight, whiten.bias, padding=(px - 1) // 2))
+    torch.testing.assert_close(named["prep"](images[:4]), expected)
+    seen = [expected.shape[2]]
+    for name in ("layer1.conv", "layer2.conv", "layer3.conv"):
+        named[name].register_forward_hook(lambda _, x, out: seen.append(out.shape[2]))
+    named["pool"].register_forward_hook(lambda _, x, out: seen.append(out.shape[2]))
+    assert net(images[:4]).shape == (4, 10) and seen == [*sizes, 1]
+
+
+def test_2x2_whitening_may_also_go_through_the_1x1(images: torch.Tensor) -> None:
+    config = Config(width=4, batch_size=16, whiten=True, whiten_px=2)
+    net = build_net(config, num_classes=10)
+    fit_to_data(net, config, images)
+    convs = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
+    assert torch.equal(convs[0].weight, whitening_filters(images, 2, 1e-2)) and convs[0].bias is None
+    assert convs[1].weight.shape == (4, 12, 1, 1) and net(images[:4]).shape == (4, 10)
+
+
+@pytest.mark.parametrize("ghost_batch", [0, 8])
+@pytest.mark.parametrize("base", [{}, {"whiten": True}, {"net": "dawn"}])
+def test_identity_initialised_convolutions_pass_their_input_on(base: dict[str, Any], ghost_batch: int) -> None:
+    """The first c_in output channels are the input, or every second pixel of it; the others, and the classifier, start
+    as without the trick."""
+    config = Config(width=6, ghost_batch=ghost_batch, **base)
+    nets = []
+    for identity_init in (False, True):
+        torch.manual_seed(0)
+        nets.append(build_net(replace(config, identity_init=identity_init), num_classes=10))
+    convs = 0
+    for (name, plain), module in zip(nets[0].named_modules(), nets[1].modules(), strict=True):
+        if not isinstance(module, nn.Conv2d) or name.endswith("whiten"):
+            assert all(
+                torch.equal(a, b) for a, b in zip(plain.parameters(False), module.parameters(False), strict=True)
+            )
+            continue
+        x = torch.randn(2, module.in_channels, 8, 8)
+        passed = min(module.in_channels, module.out_channels)
+        out, halved = module(x), module.stride == (2, 2) or type(module) is not nn.Conv2d
+        assert torch.equal(out[:, :passed], x[:, :passed, ::2, ::2] if halved else x[:, :passed])
+        assert torch.equal(module.weight[passed:], plain.weight[passed:])
+        convs += 1
+    assert convs == (8 if not base.get("net") else 20)
+
+
+def test_gelu_takes_the_place_of_every_activation() -> None:
+    for net in ("resnet9", "dawn"):
+        kinds = [
+            [type(m) for m in build_net(Config(net=net, width=2, act=act), 4).modules()] for act in ("celu", "gelu")
+        ]
+        assert [nn.GELU if kind is nn.ReLU else kind for kind in kinds[0]] == kinds[1] and nn.GELU in kinds[1]
 
 
 def test_frozen_statistics_are_those_of_the_first_batch(images: torch.Tensor) -> None:

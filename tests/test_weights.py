@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from model.config import Config, InputError
 from model.data import to_device
+from model.net import NETS
 from model.predict import scored_logits
 from model.recipes import RECIPES
 from model.train import TrainState, init_state
@@ -45,15 +46,28 @@ def saved(tiny: Config, tmp_path: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_the_net_of_every_recipe_answers_the_same_to_the_last_bit(recipe: str, tmp_path: Path) -> None:
-    config = replace(RECIPES[recipe].config(), width=2, batch_size=32)
+AIRBENCH = Config(act="gelu", whiten=True, whiten_px=2, whiten_both_signs=True, ema_decay=0.95, lookahead=True)
+BASES = {**{name: recipe.config() for name, recipe in RECIPES.items()}, "airbench": AIRBENCH}
+
+
+@pytest.mark.parametrize("base", BASES.values(), ids=BASES)
+def test_every_net_answers_the_same_to_the_last_bit(base: Config, tmp_path: Path) -> None:
+    config = replace(base, width=2, batch_size=32)
     net = used_state(config).scored_net
     save_weights(tmp_path / "w", net.state_dict(), config, DATA)
     loaded, record = load_weights(tmp_path / "w")
     assert record.config == config and not loaded.training
     assert torch.equal(logits(loaded, config), logits(net, config))
     assert logits(net, config).std() > 0
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_every_net_comes_back_to_the_last_bit(net: str, tiny: Config, tmp_path: Path) -> None:
+    config = replace(tiny, net=net, norm_scale_uniform=True)
+    trained = init_state(config, to_device(DATA, torch.device("cpu")), seed=0).scored_net
+    save_weights(tmp_path / "w", trained.state_dict(), config, DATA)
+    loaded, _ = load_weights(tmp_path / "w")
+    assert torch.equal(logits(loaded, config), logits(trained, config)) and logits(trained, config).std() > 0
 
 
 def test_the_header_says_what_the_file_is(saved: Path, tiny: Config) -> None:

@@ -22,6 +22,7 @@ UNITS = {
 }
 PANEL_PX = 300
 BY_NAME_PX = 34  # of a cell that has a line of its own
+ABOVE_GUESSING = 1.2  # times the loss of guessing: where the axis of a loss ends, since broken trainings have any loss
 
 
 def found(experiment: Experiment, results: RunResults) -> list[Picture]:
@@ -50,6 +51,11 @@ def _picture(name: str, declared: Declared, results: RunResults) -> Picture:
         how += f"; dashed: {_axis(declared.level)[0].split(',')[0]}"
     diverged = sum(results.diverged(cell) for cell in cells)
     lost = f" {diverged} trainings diverged and {'are left out' if measured else 'count as guessing'}." * bool(diverged)
+    means = [found.mean for cell in cells if (found := results.mean(cell, declared.y))]
+    top = ABOVE_GUESSING * math.log(results.classes)
+    if declared.x != "cell" and declared.y in ("loss", "train_loss") and max(means) > top:
+        figure.update_yaxes(range=[0, top])
+        lost += f" The axis ends at {top:.1f}: the loss of guessing is {math.log(results.classes):.1f}."
     return Picture(
         name,
         title,

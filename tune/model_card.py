@@ -101,7 +101,7 @@ def model_card(name: str, run: Run, confirm: dict[str, Any], row: dict[str, Any]
         quoted_name=_quoted(f"{run.name}-{name}"),
         quoted_dataset=_quoted(record.dataset),
         metrics="\n".join(_metrics(row)),
-        kind="ResNet-9" if record.config.net == "resnet9" else "The DAWN net",
+        kind=_kind(record.config.net),
         dataset=_code(record.dataset),
         classes=f"{len(record.classes)} classes ({classes})",
         trial=int(row["trial"]),
@@ -112,7 +112,7 @@ def model_card(name: str, run: Run, confirm: dict[str, Any], row: dict[str, Any]
         if val_acc is not None
         else "",
         verdict=f"Verdict of the confirmation: {_plain(verdict)}" if verdict else "",
-        trained=f"{counts['train']:,} " if "train" in counts else "",
+        trained=f"{record.config.trained_images(counts['train']):,} " if "train" in counts else "",
         scored=f"{counts['test']:,} " if "test" in counts else "",
         fingerprint=_code(record.fingerprint),
         val=run.manifest.counts["val"],
@@ -123,6 +123,12 @@ def model_card(name: str, run: Run, confirm: dict[str, Any], row: dict[str, Any]
         params=_code(", ".join(f"{param}={value}" for param, value in (row.get("params") or {}).items())),
         candidates=len(confirm["rows"]),
     )
+
+
+def _kind(net: str) -> str:
+    if net.startswith("resnet"):
+        return net.replace("resnet", "ResNet-")
+    return "The DAWN net" if net == "dawn" else f"The backbone {_code(net)}"
 
 
 def _metrics(row: dict[str, Any]) -> list[str]:

@@ -43,8 +43,6 @@ from tune.trials import Trials
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 MANIFEST_VERSION = 1
-MEASURED = "measured/"
-"""before the name of what an experiment measured, in the last line of metrics.jsonl"""
 UNBORN = {"trials", "journal.log", "run.json.tmp"}  # what a folder holds before its manifest is written
 PACKAGES = ("ray", "torch", "torchvision", "optuna", "tensorboard")
 

@@ -14,13 +14,12 @@ from ray import tune as ray_tune
 
 from model.config import Config, InputError
 from model.data import Dataset, to_device
-from model.diagnostics import MEASURES
+from model.diagnostics import MEASURED, MEASURES
 from model.memory import OutOfMemory, release_freed_memory
 from model.meter import peak_memory, reset_peak_memory
 from model.ranks import RankError, Ranks
 from model.train import EpochMetrics, TrainState, best_device, init_state, train
 from tune.checkpoint import Checkpoints
-from tune.run import MEASURED
 
 RANK_DEATHS = 3  # a trial that lost a rank this often is not tried again
 
