@@ -13,8 +13,8 @@ from dataclasses import replace
 from typing import Any
 
 from model.config import Config
-from model.recipes import s0
-from search_spaces.experiment import SMALL, TINY, Claim, Experiment, Figure, Finding, Judge, Kind, Results, Scale
+from search_spaces.batch_norm import NET
+from search_spaces.experiment import SMALL, TINY, Claim, Experiment, Figure, Finding, Kind, Results, Scale
 
 OTHERS = ("frozen", "none")
 FAR_BELOW = 1 / 4
@@ -24,12 +24,11 @@ BROUGHT_DOWN = 1 / 2
 
 
 def cells(rates: Mapping[str, float], **shared: Any) -> Mapping[str, Config]:
-    base = replace(s0(), residual_layers="none", extra_layers="123", cutout_px=0, **shared)
-    found = {norm: replace(base, norm=norm, peak_lr=rate) for norm, rate in rates.items()}
+    found = {norm: replace(NET, norm=norm, peak_lr=rate, **shared) for norm, rate in rates.items()}
     return {**found, "batch, low rate": replace(found["batch"], peak_lr=rates["none"])}
 
 
-def lowest_and_highest(ratios: Mapping[str, list[float]], limit: float) -> Kind:
+def verdict(ratios: Mapping[str, list[float]], limit: float) -> Kind:
     """Reproduced if all ratios of all nets are below the limit, contradicted if one net has none there."""
     if all(max(found) < limit for found in ratios.values()):
         return "reproduced"
@@ -46,7 +45,7 @@ def far_below(results: Results) -> Finding:
     }
     largest = "; ".join(f"{cell} {_range(results.values(cell, 'lambda_max'))}" for cell in ("batch", *OTHERS))
     text = f"largest eigenvalue: {largest} ({len(batch)} seeds); far below is less than {FAR_BELOW:g} of it"
-    return Finding(lowest_and_highest(ratios, FAR_BELOW), text)
+    return Finding(verdict(ratios, FAR_BELOW), text)
 
 
 def brought_down(results: Results) -> Finding:
@@ -60,7 +59,7 @@ def brought_down(results: Results) -> Finding:
         return _nothing()
     left = "; ".join(f"{cell} {_range(found)}" for cell, found in ratios.items())
     text = f"share of the largest eigenvalue that is left: {left} ({n} seeds); less than {BROUGHT_DOWN:g} counts"
-    return Finding(lowest_and_highest(ratios, BROUGHT_DOWN), text)
+    return Finding(verdict(ratios, BROUGHT_DOWN), text)
 
 
 def _nothing() -> Finding:

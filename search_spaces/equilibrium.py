@@ -5,6 +5,7 @@ where its relative step depends on rate, decay and momentum alone (`model.dynami
 or its gradients. Here the rate stays constant after a warm-up, and at the end every such layer's step is measured.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -32,10 +33,12 @@ def cells(factors: Sequence[tuple[float, float]], **shared: Any) -> Mapping[str,
 
 
 def ratios(results: Results, cell: str) -> list[list[float]]:
-    """Measured over predicted step, of each seed a list of all layers."""
-    expected = results.values(cell, "expected_step")
-    layers = [results.values(cell, name) for name in results.series(cell, "relative_step").values()]
-    return [[step / at_rest for step in steps] for at_rest, *steps in zip(expected, *layers, strict=True)]
+    """Measured over predicted step, of each seed a list of all layers; nothing where a layer's step was not finite."""
+    names = ["expected_step", *results.series(cell, "relative_step").values()]
+    found = [results.values(cell, name) for name in names]
+    if len({*map(len, found)}) > 1:
+        return []
+    return [[step / at_rest for step in steps] for at_rest, *steps in zip(*found, strict=True)]
 
 
 def as_predicted(results: Results) -> Finding:
@@ -44,9 +47,9 @@ def as_predicted(results: Results) -> Finding:
     n = min(map(len, found.values()))
     if n < 2:
         return Finding("undecided", "not all cells have results of two seeds yet")
-    by_seed = [sum((by_layer[seed] for by_layer in found.values()), []) for seed in range(n)]
+    by_seed = [[ratio for by_layer in found.values() for ratio in by_layer[seed]] for seed in range(n)]
     shares = [sum(1 / WITHIN < ratio < WITHIN for ratio in each) / len(each) for each in by_seed]
-    every = sorted(sum(by_seed, []))
+    every = sorted(itertools.chain(*by_seed))
     kind: Kind = "undecided"
     if min(shares) >= MOST:
         kind = "reproduced"

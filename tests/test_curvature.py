@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from model.config import Config
 from model.curvature import curvature, moment_gradients, sample, span
 from model.data import DeviceData
 from model.train import TrainState, init_state, train
+from search_spaces.curvature import brought_down, far_below
 
 SMALL = Config(width=1, residual_layers="none", batch_size=4, epochs=1, peak_lr=0.1, label_smoothing=0.1)
 
@@ -95,3 +97,46 @@ def test_the_sample_follows_from_the_seed(tiny_data: DeviceData) -> None:
     assert not torch.equal(first[0][0], other[0][0])
     few = sample(replace(SMALL, batch_size=30), tiny_data, 0)
     assert [len(labels) for _, labels in few] == [30, 30]
+
+
+class Table:
+    """Largest eigenvalues of the nets with each seed; of the projected ones, the given share is left."""
+
+    scale = "small"
+
+    def __init__(self, left: list[float] | None = None, **found: list[float]) -> None:
+        self.cells = dict.fromkeys(found, Config())
+        self._found, self._left = found, left or []
+
+    def values(self, cell: str, what: str = "acc") -> list[float]:
+        found = self._found[cell]
+        return found if what == "lambda_max" else [x * share for x, share in zip(found, self._left, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("batch", "frozen", "none", "kind"),
+    [
+        ([1.0, 2.0], [9.0, 10.0], [40.0, 9.0], "reproduced"),
+        ([1.0, 2.0], [7.0, 10.0], [40.0, 9.0], "undecided"),  # 2 is above a quarter of 7
+        ([4.0, 5.0], [40.0, 50.0], [10.0, 15.0], "contradicted"),  # by one of the two
+        ([1.0], [10.0], [10.0], "undecided"),
+        ([1.0, 1.0], [10.0, 9.0], [], "undecided"),
+    ],
+)
+def test_the_claim_of_far_lower_eigenvalues(
+    batch: list[float], frozen: list[float], none: list[float], kind: str
+) -> None:
+    finding = far_below(cast(Any, Table(batch=batch, frozen=frozen, none=none)))
+    assert finding.kind == kind
+    if kind == "reproduced":
+        assert "batch 1 to 2; frozen 9 to 10; none 9 to 40" in finding.text
+
+
+@pytest.mark.parametrize(
+    ("left", "kind"), [([0.4, 0.1], "reproduced"), ([0.6, 0.1], "undecided"), ([0.5, 0.9], "contradicted")]
+)
+def test_the_claim_of_a_few_directions(left: list[float], kind: str) -> None:
+    finding = brought_down(cast(Any, Table(left=left, frozen=[9.0, 10.0], none=[40.0, 9.0])))
+    assert finding.kind == kind
+    assert f"frozen {min(left):.3g} to {max(left):.3g}" in finding.text
+    assert brought_down(cast(Any, Table(left=left[:1], frozen=[9.0], none=[40.0]))).kind == "undecided"

@@ -1,7 +1,9 @@
 """The relative step of weights, and the one that weight decay leads to."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -9,8 +11,9 @@ import torch
 from model.config import Config
 from model.data import DeviceData
 from model.dynamics import expected_step, steps
-from model.optim import Sgd
+from model.optim import Sgd, lr_schedule
 from model.train import init_state, train
+from search_spaces.equilibrium import SPACE, as_predicted
 
 STEADY = Config(width=2, epochs=2, batch_size=16, final_lr_ratio=1.0, peak_lr=0.1)
 
@@ -64,3 +67,48 @@ def test_one_step_is_the_difference_that_it_makes(tiny_data: DeviceData) -> None
     list(train(replace(config, epochs=3), tiny_data, seed=0, state=state))
     moved = state.net.state_dict()["prep.conv.weight"] - before
     assert found["relative_step prep"] == pytest.approx((moved.norm() / before.norm()).item(), rel=1e-5)
+
+
+class Table:
+    """Two cells of two layers: what was measured with each seed, the expected step being 0.5."""
+
+    scale = "small"
+
+    def __init__(self, *steps: list[float]) -> None:
+        self.cells = dict.fromkeys(("a", "b"), Config())
+        self._steps = steps
+
+    def values(self, cell: str, what: str = "acc") -> list[float]:
+        return [0.5] * len(self._steps[0]) if what == "expected_step" else self._steps["ab".index(cell)]
+
+    def series(self, cell: str, name: str) -> Mapping[float | str, str]:
+        return {"prep": f"{name} prep", "layer1": f"{name} layer1"}
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "kind"),
+    [
+        ([0.5, 0.6], [0.7, 0.36], "reproduced"),
+        ([0.5, 0.6], [0.8, 0.34], "contradicted"),  # with both seeds half of the layers are off
+        ([0.5, 0.6], [0.7, 0.34], "undecided"),
+        ([0.5], [0.5], "undecided"),
+        ([], [], "undecided"),
+        ([0.5, 0.5], [0.5], "undecided"),  # one is not finite
+    ],
+)
+def test_the_claim_of_the_expected_step(a: list[float], b: list[float], kind: str) -> None:
+    finding = as_predicted(cast(Any, Table(a, b)))
+    assert finding.kind == kind
+    if kind == "reproduced":
+        assert "0.72 to 1.40 times the prediction" in finding.text and "100% are within" in finding.text
+
+
+def test_cells_that_share_rate_times_decay_share_the_expected_step() -> None:
+    configs = SPACE.scales["small"].cells
+    expected = {
+        name: expected_step(config.peak_lr * config.lr_scale, config.weight_decay, config.momentum, config.nesterov)
+        for name, config in configs.items()
+    }
+    assert expected["decay x4, rate x1"] == pytest.approx(expected["decay x1, rate x4"])
+    assert expected["decay x4, rate x4"] == pytest.approx(2 * expected["decay x4, rate x1"])
+    assert all(lr_schedule(config, config.epochs) == lr_schedule(config, 5) > 0 for config in configs.values())
