@@ -34,13 +34,13 @@ AIRBENCH = replace(
 
 SPACE = SearchSpace(
     base=s8(),
-    more_bases=(AIRBENCH, replace(AIRBENCH, solver="muon", muon_lr=0.12)),
+    more_bases=(AIRBENCH, replace(AIRBENCH, solver="muon")),
     domains={
         "epochs": IntUniform(6, 12),
         "effective_lr": LogUniform(1, 40),  # low enough for batches of 128, whose rate is a quarter
         "decay_rate": LogUniform(5e-4, 3e-2),
         "solver": Choice(("sgd", "muon")),
-        "muon_lr": LogUniform(0.02, 0.5, only_if={"solver": ("muon",)}),
+        "muon_lr": LogUniform(0.05, 1, only_if={"solver": ("muon",)}),
         "act": Choice(("celu", "gelu")),
         "identity_init": Choice((False, True)),
         "whiten_px": Choice((3, 2)),

@@ -208,6 +208,10 @@ def test_bad_options_of_an_experiment_are_named(command: Command) -> None:
         (("--epochs", 3), "--epochs doesn't go with --scale tiny"),
         (("--sampler", "tpe"), "--sampler doesn't go with --scale tiny"),
         (("--set", "label_smoothing=0.1"), "this is what the cells of the experiment differ in"),
+        (
+            ("--space", "coordinate_search", "--set", "peak_lr=0.1"),
+            "this is what the cells of the experiment differ in",
+        ),
     ]:
         done = command("tune.search", "--space", "noise", "--scale", "tiny", *wrong)
         assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1

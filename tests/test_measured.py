@@ -248,7 +248,9 @@ SPACE = Experiment(
 def test_a_search_measures_every_net_at_its_end(command: Callable[..., CompletedProcess[str]], tmp_path: Path) -> None:
     """As it is measured after the same training in this process."""
     (tmp_path / "own.py").write_text(MEASURED_RUN)
-    done = command("tune.search", "--space", "own.py", "--scale", "tiny", "--name", "own", "--cpus-per-trial", 1)
+    done = command(
+        "tune.search", "--space", "own.py", "--scale", "tiny", "--name", "own", "--cpus-per-trial", 1, timeout=400
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     lines = (tmp_path / "runs" / "own" / "trials" / "1" / "metrics.jsonl").read_text().splitlines()
     first, last = ({k: v for k, v in json.loads(line).items() if k.startswith(MEASURED)} for line in lines)
