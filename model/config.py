@@ -90,6 +90,9 @@ class Config:
     """the filters and their negatives, a bias, the activation, then layer 1: no 1x1, no norm (hlb-CIFAR10, airbench)"""
     identity_init: bool = _choice(False, True, False)
     """convolutions start by passing each input channel on, further output channels at random (airbench, section 3.3)"""
+    init_scale: float = _range(1.0, 0, 100, above=True)
+    """factor on the initial weights of convolutions and classifier; 1 is the identity, torch's init, and 6 ** 0.5 makes
+    it He's, without which deep nets that have no norm don't learn (post 7)"""
     logit_scale: float = _range(0.125, 0, 1e3, above=True)
     """factor on the classifier's output"""
     epochs: int = _range(24, 1, 100_000)

@@ -11,7 +11,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from model.config import Config
+from model.curvature import curvature
 from model.data import DeviceData
+from model.dynamics import steps
 from model.evaluate import autocast
 from model.profile import profile
 from model.train import TrainState, batches
@@ -65,5 +67,7 @@ def layer_times(config: Config, data: DeviceData, state: TrainState, seed: int) 
 MEASURES: dict[str, Callable[[Config, DeviceData, TrainState, int], dict[str, float]]] = {
     "recency": recency,
     "layer_times": layer_times,
+    "steps": steps,
+    "curvature": curvature,
 }
 """by the name that an experiment gives; the last argument is the seed of the training"""

@@ -34,8 +34,8 @@ def steps(config: Config, data: DeviceData, state: TrainState, seed: int) -> dic
         "relative_step LAYER", the root mean square over the steps of ||dw|| / ||w||; "expected_step", what it is for
         all of them at rest.
     """
+    assert config.solver == "sgd" and config.norm == "batch", "no other weights come to rest so"
     lr = lr_schedule(config, state.epoch)
-    assert config.solver == "sgd" and config.norm == "batch" and lr > 0, "there is no rest to come to"
     net = deepcopy(state.net).train()
     optimizer = build_optimizer(config, net)
     optimizer.load_state_dict(deepcopy(state.optimizer.state_dict()))
@@ -52,9 +52,10 @@ def steps(config: Config, data: DeviceData, state: TrainState, seed: int) -> dic
 
 
 def normed_weights(net: nn.Module) -> dict[str, nn.Parameter]:
-    """The weights of the convolutions in blocks that have a norm after them, by the block's name in the net."""
+    """The weights of the convolutions that have a norm after them, by the name of their block: `prep`, `layer1.conv`,
+    `layer1.residual.conv1`, ..."""
     return {
-        name: block.conv.weight
+        name.replace(".sum.branch", ""): block.conv.weight
         for name, block in net.named_modules()
         if isinstance(getattr(block, "conv", None), nn.Conv2d) and isinstance(getattr(block, "norm", None), nn.Module)
     }

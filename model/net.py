@@ -249,9 +249,10 @@ def build_net(config: Config, num_classes: int) -> nn.Module:
     first step where the config has patch whitening or frozen statistics.
     """
     net: nn.Module = NETS[config.net](config, num_classes)
-    if config.identity_init:
-        for module in net.modules():
-            if isinstance(module, nn.Conv2d) and module.weight.requires_grad:
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear) and module.weight.requires_grad:
+            module.weight.detach().mul_(config.init_scale)
+            if config.identity_init and isinstance(module, nn.Conv2d):
                 nn.init.dirac_(module.weight.detach()[: module.in_channels])
     if config.ghost_batch:
         net = Interleaved(net, config.ghost_batch)

@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ from model.config import Config
 from model.curvature import curvature, moment_gradients, sample, span
 from model.data import DeviceData
 from model.train import TrainState, init_state, train
+from search_spaces.curvature import brought_down, far_below
 
-SMALL = Config(width=1, residual_layers="none", batch_size=8, epochs=2, peak_lr=0.1, label_smoothing=0.1)
+SMALL = Config(width=1, residual_layers="none", batch_size=4, epochs=1, peak_lr=0.1, label_smoothing=0.1)
 
 
 def trained(config: Config, data: DeviceData) -> TrainState:
@@ -49,13 +51,19 @@ class Whole:
         return torch.cat([out.mean(0), variance, (off**3).mean(0) / variance**1.5])
 
 
+def jacobian(values: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+    rows = torch.eye(len(values), dtype=values.dtype)
+    return torch.autograd.grad(values, at, rows, is_grads_batched=True, retain_graph=True)[0]
+
+
 @pytest.mark.parametrize("norm", ["batch", "frozen", "none"])
 def test_eigenvalues_are_those_of_the_whole_hessian(norm: str, tiny_data: DeviceData) -> None:
     config = replace(SMALL, norm=norm)
     state = trained(config, tiny_data)
     found, whole = curvature(config, tiny_data, state, seed=0), Whole(config, tiny_data, state)
-    hessian = torch.autograd.functional.hessian(whole.loss, whole.at)
-    gradients = torch.autograd.functional.jacobian(whole.moments, whole.at)
+    at = whole.at.requires_grad_()
+    (gradient,) = torch.autograd.grad(whole.loss(at), at, create_graph=True)
+    hessian, gradients = jacobian(gradient, at), jacobian(whole.moments(at), at)
     directions, _ = torch.linalg.qr(gradients.T)
     beside = torch.eye(len(hessian), dtype=torch.float64) - directions @ directions.T
     expected = torch.linalg.eigvalsh(hessian)[-1].item()
@@ -82,13 +90,53 @@ def test_moments_of_a_linear_net() -> None:
     assert moment_gradients(net, batches, [net.weight]).tolist() == [[1.0, 12.0, 72.0]]
 
 
-def test_measuring_leaves_everything_as_it_was(tiny_data: DeviceData) -> None:
-    state = trained(SMALL, tiny_data)
-    before, random_state = deepcopy(state.state_dict()), torch.get_rng_state()
-    first = curvature(SMALL, tiny_data, state, seed=0)
-    for name, tensor in state.net.state_dict().items():
-        assert torch.equal(tensor, before["net"][name]), name
-    assert all(weight.requires_grad for weight in state.net.parameters())
-    assert torch.equal(torch.get_rng_state(), random_state)
-    assert curvature(SMALL, tiny_data, state, seed=0) == first
-    assert curvature(SMALL, tiny_data, state, seed=1) != first
+def test_the_sample_follows_from_the_seed(tiny_data: DeviceData) -> None:
+    first, again, other = (sample(SMALL, tiny_data, seed) for seed in (0, 0, 1))
+    assert len(first) == 4 and all(images.shape == (4, 3, 32, 32) for images, _ in first)
+    assert all(torch.equal(images, same) for (images, _), (same, _) in zip(first, again, strict=True))
+    assert not torch.equal(first[0][0], other[0][0])
+    few = sample(replace(SMALL, batch_size=30), tiny_data, 0)
+    assert [len(labels) for _, labels in few] == [30, 30]
+
+
+class Table:
+    """Largest eigenvalues of the nets with each seed; of the projected ones, the given share is left."""
+
+    scale = "small"
+
+    def __init__(self, left: list[float] | None = None, **found: list[float]) -> None:
+        self.cells = dict.fromkeys(found, Config())
+        self._found, self._left = found, left or []
+
+    def values(self, cell: str, what: str = "acc") -> list[float]:
+        found = self._found[cell]
+        return found if what == "lambda_max" else [x * share for x, share in zip(found, self._left, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("batch", "frozen", "none", "kind"),
+    [
+        ([1.0, 2.0], [9.0, 10.0], [40.0, 9.0], "reproduced"),
+        ([1.0, 2.0], [7.0, 10.0], [40.0, 9.0], "undecided"),  # 2 is above a quarter of 7
+        ([4.0, 5.0], [40.0, 50.0], [10.0, 15.0], "contradicted"),  # by one of the two
+        ([1.0], [10.0], [10.0], "undecided"),
+        ([1.0, 1.0], [10.0, 9.0], [], "undecided"),
+    ],
+)
+def test_the_claim_of_far_lower_eigenvalues(
+    batch: list[float], frozen: list[float], none: list[float], kind: str
+) -> None:
+    finding = far_below(cast(Any, Table(batch=batch, frozen=frozen, none=none)))
+    assert finding.kind == kind
+    if kind == "reproduced":
+        assert "batch 1 to 2; frozen 9 to 10; none 9 to 40" in finding.text
+
+
+@pytest.mark.parametrize(
+    ("left", "kind"), [([0.4, 0.1], "reproduced"), ([0.6, 0.1], "undecided"), ([0.5, 0.9], "contradicted")]
+)
+def test_the_claim_of_a_few_directions(left: list[float], kind: str) -> None:
+    finding = brought_down(cast(Any, Table(left=left, frozen=[9.0, 10.0], none=[40.0, 9.0])))
+    assert finding.kind == kind
+    assert f"frozen {min(left):.3g} to {max(left):.3g}" in finding.text
+    assert brought_down(cast(Any, Table(left=left[:1], frozen=[9.0], none=[40.0]))).kind == "undecided"

@@ -77,7 +77,9 @@ VARIANTS = [
     Config(width=4, solver="adadelta", ema_decay=0.9, ema_every_steps=3, tail_frac=0.5, tail_to_zero=True),
     Config(width=4, act="gelu", whiten=True, whiten_px=2, whiten_both_signs=True, whiten_eps=5e-4, identity_init=True),
     Config(width=4, solver="muon", muon_lr=0.1, ema_decay=0.9, lookahead=True, alternating_flip=True),
-    Config(width=4, norm="none", extra_layers="123", residual_layers="none", warmup_frac=0.9, tta="flip"),
+    Config(
+        width=4, norm="none", init_scale=2.0, extra_layers="123", residual_layers="none", warmup_frac=0.9, tta="flip"
+    ),
     Config(width=4, norm="frozen", pool_place="last", residual_act="after_add", logit_scale=3.0, epochs=3),
 ]
 

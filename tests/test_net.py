@@ -463,6 +463,20 @@ def test_identity_initialised_convolutions_pass_their_input_on(base: dict[str, A
     assert convs == (8 if not base.get("net") else 20)
 
 
+def test_the_initial_scale_is_that_of_convolutions_and_classifier() -> None:
+    """Without norms and biases logits then grow with the scale to the power of the layers; 6 ** 0.5 is He's init."""
+    nets = []
+    for scale in (1.0, 6**0.5):
+        torch.manual_seed(0)
+        nets.append(build_net(Config(width=8, norm="none", residual_layers="none", init_scale=scale), 10))
+    x = torch.randn(4, 3, 32, 32)
+    torch.testing.assert_close(nets[1](x), 6 ** (5 / 2) * nets[0](x))  # 4 convolutions, 1 classifier
+    last = nets[1].get_parameter("layer3.conv.conv.weight")
+    assert last.std().item() == pytest.approx((2 / (9 * 32)) ** 0.5, rel=0.05)
+    with_norm = build_net(Config(width=2, init_scale=3.0), 10).state_dict()
+    assert with_norm["prep.norm.weight"].tolist() == [1.0, 1.0]
+
+
 def test_gelu_takes_the_place_of_every_activation() -> None:
     for net in ("resnet9", "dawn"):
         kinds = [

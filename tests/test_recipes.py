@@ -60,6 +60,7 @@ def test_s0_is_the_published_baseline() -> None:
         "whiten_eps": 1e-2,
         "whiten_both_signs": False,
         "identity_init": False,
+        "init_scale": 1.0,
         "logit_scale": 1 / 8,
         "epochs": 24,
         "batch_size": 512,

@@ -42,6 +42,7 @@ KNOBS: dict[str, tuple[list[dict[str, Any]], dict[str, Any] | None]] = {
     "whiten_eps": ([{"whiten_eps": 1e-2}], {"whiten": True, "whiten_eps": 5e-4}),
     "whiten_both_signs": ([{"whiten_both_signs": False}], {"whiten": True, "whiten_both_signs": True}),
     "identity_init": ([{"identity_init": False}], {"identity_init": True}),
+    "init_scale": ([{"init_scale": 1.0}], {"init_scale": 2.0}),
     "logit_scale": ([], {"logit_scale": 0.25}),
     "epochs": ([], {"epochs": 4}),
     "batch_size": ([], {"batch_size": 32}),

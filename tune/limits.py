@@ -18,8 +18,8 @@ _S0 = Config().to_dict()
 FREE = {
     name: _S0[name]
     for name in (
-        *("logit_scale", "norm_scale", "norm_scale_uniform", "whiten_eps", "identity_init", "epochs", "train_frac"),
-        *("peak_lr", "lr_scale", "warmup_frac", "final_lr_ratio", "tail_frac", "tail_to_zero"),
+        *("logit_scale", "norm_scale", "norm_scale_uniform", "whiten_eps", "identity_init", "init_scale", "epochs"),
+        *("train_frac", "peak_lr", "lr_scale", "warmup_frac", "final_lr_ratio", "tail_frac", "tail_to_zero"),
         *("momentum", "nesterov", "weight_decay", "muon_lr", "bn_bias_lr_mult", "label_smoothing"),
         *("crop_pad_px", "flip", "alternating_flip", "cutout_px", "augment_by"),
         *("ema_every_steps", "lookahead", "tta", "compile"),
