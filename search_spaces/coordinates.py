@@ -61,8 +61,9 @@ DECAY_RATE = Coordinate(
     from_field=lambda config: _digits(config.weight_decay * config.peak_lr * config.lr_scale / _damping(config)),
 )
 """weight_decay * peak_lr * lr_scale / (1 - momentum): the share of the weights that decay takes per step at the peak
-(S0: 0.002). Our decay is coupled, lr * (gradient + weight_decay * weights), so the rate scales it. For sgd and lars:
-the adaptive solvers normalise the decay with the gradient; give it only_if={"solver": ("sgd", "lars")} beside those."""
+(S0: 0.002). Our decay is coupled, lr * (gradient + weight_decay * weights), so the rate scales it. For sgd, lars and
+what muon doesn't orthogonalise: the adaptive solvers normalise the decay with the gradient; give it
+only_if={"solver": ("sgd", "lars")} beside those."""
 
 DECAY_RATE_BY_LR = Coordinate(
     name="decay_rate_by_lr",
