@@ -66,6 +66,8 @@ class Config:
     of He et al. 2015 after the sum and after a norm that stands there; the Torch blog's better one has none"""
     pool_place: str = _choice("before_act", "last", "before_act", "before_norm")
     """where max-pooling stands; last and before_act are the same function, before_norm is trick S1 (claim C28)"""
+    act: str = _choice("celu", "celu", "gelu")
+    """activation: celu, which at celu_alpha 0 is ReLU, the identity; gelu (hlb-CIFAR10, airbench)"""
     celu_alpha: float = _range(0.0, 0, 10)
     """activation CELU with this alpha; its limit 0 is ReLU, the identity (claim C30: 0.075)"""
     norm: str = _choice("batch", "batch", "frozen", "none")
@@ -80,12 +82,26 @@ class Config:
     """keep the scales at their initial value (claim C32)"""
     whiten: bool = _choice(False, True, False)
     """first layer: fixed patch-whitening filters 3x3, 3 -> 27, then 1x1 to `width` (claim C33)"""
+    whiten_px: int = _choice(3, 3, 2)
+    """side of the patches; 2: 12 filters without padding, which make 31x31 of 32x32 (hlb-CIFAR10, airbench)"""
+    whiten_eps: float = _range(1e-2, 0, 1, above=True)
+    """added to the eigenvalues of the patches before their roots scale the filters (airbench: 5e-4)"""
+    whiten_both_signs: bool = _choice(False, True, False)
+    """the filters and their negatives, a bias, the activation, then layer 1: no 1x1, no norm (hlb-CIFAR10, airbench)"""
+    identity_init: bool = _choice(False, True, False)
+    """convolutions start by passing each input channel on, further output channels at random (airbench, section 3.3)"""
+    init_scale: float = _range(1.0, 0, 100, above=True)
+    """factor on the initial weights of convolutions and classifier; 1 is the identity, torch's init, and 6 ** 0.5 makes
+    it He's, without which deep nets that have no norm don't learn (post 7)"""
     logit_scale: float = _range(0.125, 0, 1e3, above=True)
     """factor on the classifier's output"""
     epochs: int = _range(24, 1, 100_000)
     """length of training; the schedule is stretched to it"""
     batch_size: int = _range(512, 1, 1_000_000)
     """images per step; an epoch drops the last, incomplete batch"""
+    train_frac: float = _range(1.0, 0, 1, above=True)
+    """share of the training images that is trained on: the same for every seed, of each class alike, part of any larger
+    share; 1 is the identity (post 2, claims C03 and C04)"""
     peak_lr: float = _range(0.4, 0, 1e6, above=True)
     """learning rate at the end of the warm-up, for the mean loss over the batch"""
     lr_scale: float = _range(1.0, 0, 1e6, above=True)
@@ -98,14 +114,17 @@ class Config:
     """fraction of the epochs, at the end, that stay at the final rate; 0 is the identity (claim C34: 2 epochs)"""
     tail_to_zero: bool = _choice(False, True, False)
     """in the tail the rate falls on to 0 instead of staying (posts 1, 2: 0.1, then 0.005, then 0)"""
-    solver: str = _choice("sgd", "sgd", "lars", "rmsprop", "adagrad", "adadelta", "adam")
-    """update rule; lars scales each filter's rate by ||w||/||g|| (claim C24), the last four are torch's (claim C40)"""
+    solver: str = _choice("sgd", "sgd", "lars", "muon", "rmsprop", "adagrad", "adadelta", "adam")
+    """update rule; lars scales each filter's rate by ||w||/||g|| (claim C24), muon orthogonalises the convolutions'
+    updates (Jordan 2024), the last four are torch's (claim C40)"""
     momentum: float = _range(0.9, 0, 0.99999)
-    """momentum of sgd and lars"""
+    """momentum of sgd, lars and muon"""
     nesterov: bool = _choice(True, True, False)
     """Nesterov's form of the momentum"""
     weight_decay: float = _range(5e-4, 0, 1)
     """coupled weight decay on every parameter, torch's convention (for the mean loss)"""
+    muon_lr: float = _range(0.24, 0, 1e6, above=True)
+    """the convolutions' peak_lr with muon: a step relative to their norm, without weight decay (airbench94_muon)"""
     bn_bias_lr_mult: float = _range(1.0, 0, 1e6, above=True)
     """batch-norm biases: learning rate times this, weight decay divided by it; 1 is the identity (claim C32: 64)"""
     label_smoothing: float = _range(0.0, 0, 1)
@@ -114,6 +133,8 @@ class Config:
     """reflection padding from which the random crop is taken; 0 is the identity"""
     flip: bool = _choice(True, True, False)
     """mirror half of the images"""
+    alternating_flip: bool = _choice(False, True, False)
+    """mirror a fixed half of the images in one epoch, the other half in the next (airbench, section 3.6)"""
     cutout_px: int = _range(8, 0, 32)
     """side of the square set to zero after normalisation; 0 is the identity"""
     augment_by: str = _choice("image", "image", "group")
@@ -122,6 +143,9 @@ class Config:
     """score a moving average of the weights, with this decay per step; 0 is off, the identity (claim C34: 0.99)"""
     ema_every_steps: int = _range(5, 1, 100_000)
     """steps between two updates of the moving average, each with ema_decay to this power"""
+    lookahead: bool = _choice(False, True, False)
+    """each update of the moving average also sets the weights to it; its decay grows as the cube of the progress up to
+    ema_decay at the end (hlb-CIFAR10, airbench, section 3.4: 0.95 every 5 steps)"""
     tta: str = _choice("none", "none", "flip", "shift")
     """views averaged when scoring: the image; its mirror (claim C35); both shifted by 1 px (airbench level 2)"""
     precision: str = _choice("fp32", "fp32", "bf16", "fp16")
@@ -136,6 +160,10 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    def trained_images(self, examples: int) -> int:
+        """How many of `examples` training images an epoch draws its batches from."""
+        return round(self.train_frac * examples)
 
     def describe(self) -> str:
         """The config in short: what it doesn't share with S0."""
@@ -187,12 +215,16 @@ _IDLE: list[tuple[str, tuple[Any, ...], tuple[str, ...]]] = [
     ("net", ("dawn", *LADDER), ("residual_norm", "residual_act")),
     ("net", ("dawn", *LADDER[:-1], *RESNETS), ("pool_place",)),
     ("net", ("dawn", "shortcut"), ("whiten",)),
+    ("act", ("gelu",), ("celu_alpha",)),
+    ("whiten", (False,), ("whiten_px", "whiten_eps", "whiten_both_signs")),
     ("residual_layers", ("none",), ("residual_norm", "residual_act")),
     ("norm", ("none",), ("norm_scale", "norm_scale_uniform", "norm_scale_frozen", "bn_bias_lr_mult", "residual_norm")),
     ("norm", ("none", "frozen"), ("ghost_batch",)),
     ("solver", ("rmsprop", "adagrad", "adadelta", "adam"), ("momentum", "nesterov")),
+    ("solver", ("sgd", "lars", "rmsprop", "adagrad", "adadelta", "adam"), ("muon_lr",)),
+    ("flip", (False,), ("alternating_flip",)),
     ("tail_frac", (0,), ("tail_to_zero",)),
-    ("ema_decay", (0,), ("ema_every_steps",)),
+    ("ema_decay", (0,), ("ema_every_steps", "lookahead")),
 ]
 """(a knob, values of it, the knobs that then have no effect)"""
 

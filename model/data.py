@@ -49,7 +49,7 @@ def take(dataset: Dataset, examples: int) -> Dataset:
             f"--train-examples {examples}: {dataset.name} has {there} training images in {classes} classes; "
             f"give a number from {classes} to {there}"
         )
-    return _keep(dataset, rank_within_class(dataset.train_labels).argsort(kind="stable")[:examples])
+    return _keep(dataset, chosen_images(dataset.train_labels, examples))
 
 
 def hold_out(dataset: Dataset) -> Dataset:
@@ -109,6 +109,12 @@ def to_device(dataset: Dataset, device: torch.device) -> DeviceData:
     )
 
 
+def chosen_images(labels: np.ndarray, images: int) -> np.ndarray:
+    """Which images to take, in ascending order: as many of each class as possible, and the same at every call. Of the
+    same labels a smaller choice is part of a larger one."""
+    return np.sort(rank_within_class(labels).argsort(kind="stable")[:images])
+
+
 def rank_within_class(labels: np.ndarray) -> np.ndarray:
     """A number for each image: its place (0, 1, ...) among the images of its class, in a fixed random order."""
     order = np.random.default_rng(SPLIT_SEED).permutation(len(labels))
@@ -126,5 +132,4 @@ def _held_out(labels: np.ndarray) -> np.ndarray:
 
 
 def _keep(dataset: Dataset, index: np.ndarray) -> Dataset:
-    index = np.sort(index)
     return replace(dataset, train_images=dataset.train_images[index], train_labels=dataset.train_labels[index])

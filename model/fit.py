@@ -19,20 +19,21 @@ from model.train import best_device, init_state, train_step
 
 
 def largest_batch(config: Config, num_classes: int, examples: int, device: torch.device) -> int:
-    """The most images that fit into a batch, at most `examples` and a multiple of ghost_batch; 0 if no batch fits.
+    """The most images that fit into a batch, at most those trained on and a multiple of ghost_batch; 0 if none fits.
 
     On the CPU it is estimated; on CUDA tried, in doublings or halvings of the config's batch.
     """
+    most, unit = config.trained_images(examples), config.ghost_batch or 1
     if device.type == "cpu":
         return min(
             largest_multiple(needs_of(config, num_classes, examples), config, available_bytes(device)),
-            examples // (config.ghost_batch or 1) * (config.ghost_batch or 1),
+            most // unit * unit,
         )
 
     def fits(batch: int) -> bool:
         return one_step_fits(replace(config, batch_size=batch), num_classes, examples, device)
 
-    return _largest_by_trying(fits, config.batch_size, config.ghost_batch or 1, examples)
+    return _largest_by_trying(fits, config.batch_size, unit, most)
 
 
 def _largest_by_trying(fits: Callable[[int], bool], start: int, unit: int, most: int) -> int:

@@ -31,7 +31,7 @@ CPU_BYTES = 170 * 2**20
 which spares that heap, peak RSS and the count of the tensors agree to 5%."""
 PROCESS_BYTES = 590 * 2**20  # of a Python process that has imported torch, measured
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
-OPTIMIZER_COPIES = {"sgd": 1, "lars": 1, "rmsprop": 1, "adagrad": 1, "adadelta": 2, "adam": 2}
+OPTIMIZER_COPIES = {"sgd": 1, "lars": 1, "muon": 1, "rmsprop": 1, "adagrad": 1, "adadelta": 2, "adam": 2}
 """numbers that a solver keeps for each trained weight"""
 
 

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from model.augment import CHANNELS, SIDE_PX
 from model.config import Config
 from model.net import build_net
+from model.optim import orthogonalised
 
 MIB = 2**20
 TIMED_MATMULS = 5
@@ -59,6 +60,19 @@ def flops_per_image(config: Config, num_classes: int) -> float:
     with FlopCounterMode(display=False) as counter:
         cross_entropy(net(images), labels).backward()
     return counter.get_total_flops() / batch
+
+
+def flops_per_update(config: Config, num_classes: int) -> float:
+    """Of one update of the weights, counted alike: 0 but for muon, whose products cost some percent of a step."""
+    if config.solver != "muon":
+        return 0.0
+    with torch.device("meta"):
+        net = build_net(config, num_classes)
+    with FlopCounterMode(display=False) as counter:
+        for weight in net.parameters():
+            if weight.requires_grad and weight.dim() == 4:
+                orthogonalised(weight.detach().flatten(1))
+    return float(counter.get_total_flops())
 
 
 def matmul_flops_per_s(device: torch.device, precision: str) -> float:
@@ -142,15 +156,16 @@ def summary(
     """What a finished run cost, ready for JSON; names carry the units, `describe_summary` says it in words.
 
     Args:
-        examples: training images.
+        examples: training images of the data.
         epochs: of one run, at least one, from its first on.
         targets: accuracies (0..1) whose first epoch is wanted.
         ranks: processes that trained. The peak of a large matrix product is that of as many devices as this one;
             memory is known only where this process is the one that trained.
     """
     last = epochs[-1]
-    images = last.epoch * (examples // config.batch_size) * config.batch_size  # the incomplete batch is dropped
-    flops = flops_per_image(config, num_classes) * images
+    steps = last.epoch * (config.trained_images(examples) // config.batch_size)
+    images = steps * config.batch_size  # the incomplete batch is dropped
+    flops = flops_per_image(config, num_classes) * images + flops_per_update(config, num_classes) * steps
     peak_flops_per_s = ranks * matmul_flops_per_s(device, config.precision)
     reached = {f"{target:g}": first_reach(epochs, target) for target in targets}
     return {

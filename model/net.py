@@ -13,8 +13,6 @@ from torch import nn
 from model.config import RESNETS, Config
 from model.layers import Celu, EverySecond, FrozenNorm, GhostNorm, Interleaved, MaxAndMean, Residual, Scale, Subsample
 
-PATCHES = 27  # 3x3 pixels of 3 channels
-WHITEN_EPS = 1e-2  # post 8
 WHITEN_IMAGES = 10_000
 POOL_ORDERS = {  # Config.pool_place
     "last": ("conv", "norm", "act", "pool"),
@@ -45,6 +43,8 @@ def build_norm(config: Config, channels: int) -> nn.BatchNorm2d | None:
 
 
 def build_act(config: Config) -> nn.Module:
+    if config.act == "gelu":
+        return nn.GELU()
     return Celu(config.celu_alpha) if config.celu_alpha else nn.ReLU(inplace=True)
 
 
@@ -97,12 +97,22 @@ def residual(config: Config, c_in: int, c_out: int) -> nn.Sequential:
     return named(sum=Residual(branch, skip), **dict(conv_block(config, c_out, c_out, after).named_children()))
 
 
+def prep_channels(config: Config) -> int:
+    return 2 * 3 * config.whiten_px**2 if config.whiten_both_signs else config.width
+
+
 def prep(config: Config) -> nn.Sequential:
-    """The first layer: [B, 3, 32, 32] -> [B, width, 32, 32]."""
+    """The first layer: [B, 3, 32, 32] -> [B, prep_channels, 32, 32], or 31 x 31 after patches of 2 pixels."""
     if not config.whiten:
         return conv_block(config, 3, config.width)
-    whiten = nn.Conv2d(3, PATCHES, 3, padding=1, bias=False).requires_grad_(False)  # filled by fit_to_data
-    return named(whiten=whiten, **dict(conv_block(config, PATCHES, config.width, kernel_px=1).named_children()))
+    px, both = config.whiten_px, config.whiten_both_signs
+    patch = 3 * px**2
+    whiten = nn.Conv2d(3, prep_channels(config) if both else patch, px, padding=(px - 1) // 2, bias=both)
+    whiten.weight.requires_grad_(False)  # filled by fit_to_data
+    if whiten.bias is not None:  # a linear 1x1 would have no use for the negatives
+        nn.init.zeros_(whiten.bias)
+        return named(whiten=whiten, act=build_act(config))
+    return named(whiten=whiten, **dict(conv_block(config, patch, config.width, kernel_px=1).named_children()))
 
 
 def resnet9(config: Config, num_classes: int) -> nn.Sequential:
@@ -118,10 +128,10 @@ def resnet9(config: Config, num_classes: int) -> nn.Sequential:
 
     return named(
         prep=prep(config),
-        layer1=layer(1, w, 2 * w),
+        layer1=layer(1, prep_channels(config), 2 * w),
         layer2=layer(2, 2 * w, 4 * w),
         layer3=layer(3, 4 * w, 8 * w),
-        pool=nn.MaxPool2d(4),
+        pool=nn.MaxPool2d(4 if config.whiten_px == 3 else 3),  # 31 pixels become 15, 7 and 3
         flatten=nn.Flatten(),
         linear=nn.Linear(8 * w, num_classes, bias=False),
         scale=Scale(config.logit_scale),
@@ -239,6 +249,11 @@ def build_net(config: Config, num_classes: int) -> nn.Module:
     first step where the config has patch whitening or frozen statistics.
     """
     net: nn.Module = NETS[config.net](config, num_classes)
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear) and module.weight.requires_grad:
+            module.weight.detach().mul_(config.init_scale)
+            if config.identity_init and isinstance(module, nn.Conv2d):
+                nn.init.dirac_(module.weight.detach()[: module.in_channels])
     if config.ghost_batch:
         net = Interleaved(net, config.ghost_batch)
     # Convolutions run about 1.5x faster on channels-last activations, on CPUs and on tensor cores.
@@ -255,7 +270,8 @@ def fit_to_data(net: nn.Module, config: Config, images: torch.Tensor) -> None:
     if config.whiten:
         whiten = net.get_submodule("net.prep.whiten" if config.ghost_batch else "prep.whiten")
         assert isinstance(whiten, nn.Conv2d)
-        whiten.weight.copy_(whitening_filters(images))
+        filters = whitening_filters(images, config.whiten_px, config.whiten_eps)
+        whiten.weight.copy_(torch.cat([filters, -filters]) if config.whiten_both_signs else filters)
     if config.norm == "frozen":
         norms = [module for module in net.modules() if isinstance(module, FrozenNorm)]
         for norm in norms:
@@ -265,17 +281,19 @@ def fit_to_data(net: nn.Module, config: Config, images: torch.Tensor) -> None:
             norm.measuring = False
 
 
-def whitening_filters(images: torch.Tensor) -> torch.Tensor:
-    """Filters [27, 3, 3, 3] whose outputs on the images' patches have the identity as second moment, up to an eps of
-    1e-2 on the eigenvalues: the eigenvectors of the uncentred second moment, each over the root of its eigenvalue.
+def whitening_filters(images: torch.Tensor, px: int = 3, eps: float = 1e-2) -> torch.Tensor:
+    """Filters [3 * px * px, 3, px, px] whose outputs on the images' patches have the identity as second moment, up to
+    `eps` on the eigenvalues: the eigenvectors of the uncentred second moment, each over the root of its eigenvalue.
 
     Args:
-        images: [N, 3, 32, 32], all 900 unpadded patches of each are used.
+        images: [N, 3, 32, 32], all unpadded patches of each are used: 900 of 3x3 pixels, 961 of 2x2.
     """
-    moment = torch.zeros(PATCHES, PATCHES, dtype=torch.float64, device=images.device)
+    size = 3 * px**2
+    count = len(images) * (images.shape[2] - px + 1) ** 2
+    moment = torch.zeros(size, size, dtype=torch.float64, device=images.device)
     for chunk in images.split(500):
-        patches = nn.functional.unfold(chunk, 3).transpose(0, 1).flatten(1)  # [27, N * 900]
+        patches = nn.functional.unfold(chunk, px).transpose(0, 1).flatten(1)  # [size, count]
         moment += (patches @ patches.T).double()
-    eigenvalues, eigenvectors = torch.linalg.eigh(moment / (len(images) * 900 - 1))
-    filters = eigenvectors / (eigenvalues + WHITEN_EPS).sqrt()
-    return filters.T.reshape(PATCHES, 3, 3, 3).float()
+    eigenvalues, eigenvectors = torch.linalg.eigh(moment / (count - 1))
+    filters = eigenvectors / (eigenvalues + eps).sqrt()
+    return filters.T.reshape(size, 3, px, px).float()

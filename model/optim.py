@@ -9,6 +9,9 @@ from torch import nn
 from model.config import Config
 
 LARS_EPS = 1e-2
+NEWTON_SCHULZ_STEPS = 3  # of airbench94_muon
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""coefficients of s, s^3, s^5 (Jordan 2024): steep at 0, so that few steps bring every singular value near 1"""
 
 
 def lr_schedule(config: Config, epoch: float) -> float:
@@ -48,26 +51,61 @@ class Sgd(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         assert closure is None, "the loss is not evaluated again"
         for group in self.param_groups:
-            weights, momentum = group["params"], group["momentum"]
-            if not weights:
-                continue
+            weights = group["params"]
             for weight in weights:
                 if "velocity" not in self.state[weight]:
                     self.state[weight]["velocity"] = torch.zeros_like(weight)
-            velocities = [self.state[weight]["velocity"] for weight in weights]
-            updates = torch._foreach_add([weight.grad for weight in weights], weights, alpha=group["weight_decay"])
-            torch._foreach_mul_(updates, -group["lr"])
-            if self._lars:
-                for update, weight in zip(updates, weights, strict=True):
-                    if weight.dim() > 1:
-                        update.mul_(_norm(weight) / (_norm(weight.grad) + LARS_EPS))
-            torch._foreach_mul_(velocities, momentum)
-            torch._foreach_add_(velocities, updates)
-            if self._nesterov:
-                torch._foreach_add_(weights, updates)
-                torch._foreach_add_(weights, velocities, alpha=momentum)
-            else:
-                torch._foreach_add_(weights, velocities)
+            if weights:
+                self._move(group, [self.state[weight]["velocity"] for weight in weights])
+
+    def _move(self, group: dict[str, Any], velocities: list[torch.Tensor]) -> None:
+        weights, momentum = group["params"], group["momentum"]
+        updates = torch._foreach_add([weight.grad for weight in weights], weights, alpha=group["weight_decay"])
+        torch._foreach_mul_(updates, -group["lr"])
+        if self._lars:
+            for update, weight in zip(updates, weights, strict=True):
+                if weight.dim() > 1:
+                    update.mul_(_norm(weight) / (_norm(weight.grad) + LARS_EPS))
+        torch._foreach_mul_(velocities, momentum)
+        torch._foreach_add_(velocities, updates)
+        if self._nesterov:
+            torch._foreach_add_(weights, updates)
+            torch._foreach_add_(weights, velocities, alpha=momentum)
+        else:
+            torch._foreach_add_(weights, velocities)
+
+
+class Muon(Sgd):
+    """Sgd, but orthogonalised momentum for the groups that are marked `orthogonal`, of filters [c_out, c_in, h, w].
+
+    v = rho*v + g, then w = w*sqrt(c_out)/||w|| - lr*orthogonalised(g + rho*v), or of v alone without Nesterov's form,
+    each filter a row: K. Jordan's Muon (2024) as in airbench94_muon. The norm is set at each step in place of decay.
+    """
+
+    def _move(self, group: dict[str, Any], velocities: list[torch.Tensor]) -> None:
+        if not group["orthogonal"]:
+            super()._move(group, velocities)
+            return
+        weights, momentum = group["params"], group["momentum"]
+        gradients = [weight.grad for weight in weights]
+        torch._foreach_mul_(velocities, momentum)
+        torch._foreach_add_(velocities, gradients)
+        updates = torch._foreach_add(gradients, velocities, alpha=momentum) if self._nesterov else velocities
+        for weight, update in zip(weights, updates, strict=True):
+            weight.mul_(len(weight) ** 0.5 / weight.norm())
+            weight.add_(orthogonalised(update.flatten(1)).view(weight.shape), alpha=-group["lr"])
+
+
+def orthogonalised(matrix: torch.Tensor) -> torch.Tensor:
+    """U V' of a matrix [m, n] with the decomposition U S V', but for singular values that are only near 1: 0.68 to
+    1.21 where they were above 2% of the matrix's norm. By Newton-Schulz steps, that is, matrix products alone."""
+    a, b, c = NEWTON_SCHULZ
+    wide = matrix.T if len(matrix) > matrix.shape[1] else matrix
+    x = wide / (matrix.norm() + 1e-7)
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        square = x @ x.T
+        x = a * x + (b * square + c * square @ square) @ x
+    return x.T if wide is not matrix else x
 
 
 def _norm(weight: torch.Tensor) -> torch.Tensor:
@@ -76,7 +114,8 @@ def _norm(weight: torch.Tensor) -> torch.Tensor:
 
 
 def build_optimizer(config: Config, net: nn.Module) -> torch.optim.Optimizer:
-    """One group for the batch-norm biases, one for the rest; each group's `lr_mult` multiplies the schedule.
+    """One group for the batch-norm biases, one for the rest; each group's `lr_mult` multiplies the schedule. With muon
+    the convolutions are a third group.
 
     The biases' weight decay is divided by the multiplier, so that lr*wd stays the same (post 8). Frozen parameters are
     in no group. rmsprop, adagrad, adadelta and adam are torch's, with torch's defaults but for the Torch blog's
@@ -84,9 +123,11 @@ def build_optimizer(config: Config, net: nn.Module) -> torch.optim.Optimizer:
     """
     norm_biases = {id(module.bias) for module in net.modules() if isinstance(module, nn.BatchNorm2d)}
     trained = [weight for weight in net.parameters() if weight.requires_grad]
+    filters = [weight for weight in trained if weight.dim() == 4] if config.solver == "muon" else []
+    others = norm_biases | {id(weight) for weight in filters}
     mult, decay = config.bn_bias_lr_mult, config.weight_decay
-    groups = [
-        {"params": [w for w in trained if id(w) not in norm_biases], "lr_mult": 1.0, "weight_decay": decay},
+    groups: list[dict[str, Any]] = [
+        {"params": [w for w in trained if id(w) not in others], "lr_mult": 1.0, "weight_decay": decay},
         {"params": [w for w in trained if id(w) in norm_biases], "lr_mult": mult, "weight_decay": decay / mult},
     ]
     match config.solver:
@@ -98,14 +139,13 @@ def build_optimizer(config: Config, net: nn.Module) -> torch.optim.Optimizer:
             return torch.optim.Adadelta(groups, rho=0.3)
         case "adam":
             return torch.optim.Adam(groups)
-    return Sgd(
-        groups,
-        lr=0.0,
-        momentum=config.momentum,
-        weight_decay=decay,
-        nesterov=config.nesterov,
-        lars=config.solver == "lars",
-    )
+    rule: dict[str, Any] = {"lr": 0.0, "momentum": config.momentum, "weight_decay": decay, "nesterov": config.nesterov}
+    if config.solver == "muon":
+        for group in groups:
+            group["orthogonal"] = False
+        groups.append({"params": filters, "lr_mult": config.muon_lr / config.peak_lr, "orthogonal": True})
+        return Muon(groups, **rule)
+    return Sgd(groups, **rule, lars=config.solver == "lars")
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

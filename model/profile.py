@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity
 from model.augment import augment, draw
 from model.config import Config
 from model.data import DeviceData
-from model.evaluate import Ema, autocast, evaluate
+from model.evaluate import Ema, autocast, build_ema, evaluate
 from model.layers import Celu, Interleaved, MaxAndMean, Residual, Scale
 from model.meter import now_s
 from model.net import PreActBlock, build_net
@@ -31,6 +31,7 @@ FORWARD: dict[type[nn.Module], str] = {
     nn.BatchNorm2d: NORM,
     Interleaved: NORM,  # what it does itself serves the ghosts
     nn.ReLU: ACT,
+    nn.GELU: ACT,
     Celu: ACT,
     nn.MaxPool2d: POOL,
     nn.AdaptiveAvgPool2d: POOL,
@@ -48,6 +49,7 @@ BACKWARD = (  # what is in the name of a node of the backward pass
     ("Cat", NORM),  # ghosts are split and joined
     ("Split", NORM),
     ("Relu", ACT),
+    ("Gelu", ACT),
     ("Elu", ACT),  # torch's name of celu
     ("Celu", ACT),
     ("MaxPool", POOL),
@@ -74,7 +76,7 @@ def profile(config: Config, data: DeviceData, steps: int = 5) -> dict[str, float
     torch.backends.cudnn.benchmark = cuda
     with torch.random.fork_rng(devices=[]):
         net = build_net(config, data.num_classes).to(data.device)
-    ema = Ema(net, decay=config.ema_decay, every_steps=config.ema_every_steps) if config.ema_decay else None
+    ema = build_ema(config, net)
     optimizer = build_optimizer(config, net)
     set_lr(optimizer, lr_schedule(config, config.epochs / 2) / 1000)  # the time doesn't depend on it, NaNs might
     _mark(net)
@@ -144,7 +146,7 @@ def _train(
         with record_function(OPTIMISER):
             optimizer.step()
             if ema:
-                ema.update(net, step)
+                ema.update(net, step, progress=0.5)
 
 
 def _by_category(events: Iterable[Any], cuda: bool) -> dict[str, float]:
@@ -192,9 +194,9 @@ def describe_profile(seconds: dict[str, float], config: Config, examples: int) -
     """A table of what `profile` found: milliseconds of a step and their share of it, then the evaluation.
 
     Args:
-        examples: training images of an epoch.
+        examples: training images of the data.
     """
-    step_s, steps = seconds["step"], examples // config.batch_size
+    step_s, steps = seconds["step"], config.trained_images(examples) // config.batch_size
     lines = [f"{'':22}{'ms per step':>12}{'share':>8}"]
     for name, part_s in seconds.items():
         if name != "evaluation":

@@ -195,7 +195,7 @@ def scaling(config: Config, dataset: Dataset, ranks: int, *, threads: int) -> fl
     seconds = []
     for processes in (1, ranks):
         with Ranks(few, processes, threads=threads) as group:
-            ends_s = [metrics.train_s for metrics in group.train(replace(config, epochs=TIMED_EPOCHS))]
+            ends_s = [metrics.train_s for metrics in group.train(replace(config, epochs=TIMED_EPOCHS, train_frac=1.0))]
         # the first epoch holds the whitening of the data
         seconds.append(min(end_s - start_s for start_s, end_s in pairwise(ends_s)))
     return seconds[0] / seconds[1]

@@ -13,13 +13,16 @@ from torch.nn.functional import cross_entropy
 
 from model.augment import augment, draw, normalise
 from model.config import Config, InputError
-from model.data import DeviceData
-from model.evaluate import Ema, autocast, evaluate
+from model.data import DeviceData, chosen_images
+from model.evaluate import Ema, autocast, build_ema, evaluate
 from model.memory import check_memory, keep_freed_memory
 from model.meter import now_s
 from model.net import WHITEN_IMAGES, build_net, fit_to_data
 from model.optim import build_optimizer, lr_schedule, set_lr
 from model.parallel import average, data_parallel, place, running_statistics
+
+FLIPS = 2**32 - 1
+"""the random stream of the half that the alternating flip mirrors first: those of the epochs lie below"""
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,7 @@ def init_state(config: Config, data: DeviceData, seed: int) -> TrainState:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_stream(seed, 0))
         net = build_net(config, data.num_classes).to(data.device)
-    ema = Ema(net, decay=config.ema_decay, every_steps=config.ema_every_steps) if config.ema_decay else None
-    return TrainState(net, build_optimizer(config, net), ema)
+    return TrainState(net, build_optimizer(config, net), build_ema(config, net))
 
 
 def train(
@@ -102,16 +104,15 @@ def train(
         state: where to go on; kept up to date, so that it may be saved after any yield. None starts anew.
 
     Raises:
-        InputError: there are fewer training images than one batch, or the device can't do what the config asks.
+        InputError: there are fewer images to train on than one batch, or the device can't do what the config asks.
     """
-    rank, ranks = place()
+    _, ranks = place()
     check_batch(config, len(data.train_labels), ranks)
     check_device(config, data.device)
     share = replace(config, batch_size=config.batch_size // ranks)
     check_memory(share, data.num_classes, len(data.train_labels), data.device)
     keep_freed_memory()
-    examples = len(data.train_labels)
-    steps = examples // config.batch_size
+    steps = config.trained_images(len(data.train_labels)) // config.batch_size
     state = state or init_state(config, data, seed)
     forward = data_parallel(state.net)
     if config.compile:
@@ -119,25 +120,18 @@ def train(
     warm_up_s = _warm_up(config, data, state, forward)
 
     while state.epoch < config.epochs:
-        # The random choices of an epoch depend on seed and epoch only, so no generator needs saving.
-        generator = torch.Generator().manual_seed(_stream(seed, 1 + state.epoch))
         start_s = now_s(data.device)
         if state.epoch == 0:
             _fit_to_data(config, data, state)
-        order = torch.randperm(examples, generator=generator).to(data.device, non_blocking=True)
-        choices = draw(examples, config, generator).to(data.device)
         state.net.train()
         total_loss = torch.zeros((), device=data.device)
-        for step in range(steps):
-            batch = slice(step * config.batch_size + rank, (step + 1) * config.batch_size, ranks)
-            index = order[batch]
-            lr = lr_schedule(config, state.epoch + (step + 1) / steps)
+        for step, (inputs, labels) in enumerate(batches(config, data, seed, state.epoch)):
+            epoch = state.epoch + (step + 1) / steps
+            lr = lr_schedule(config, epoch)
             set_lr(state.optimizer, lr)
-            images = data.train_images.index_select(0, index)
-            inputs = augment(images, choices.of(batch), config, data.mean, data.std)
-            total_loss += train_step(config, forward, state.optimizer, inputs, data.train_labels[index])
+            total_loss += train_step(config, forward, state.optimizer, inputs, labels)
             if state.ema:
-                state.ema.update(state.net, step)
+                state.ema.update(state.net, step, epoch / config.epochs)
         average([total_loss, *running_statistics(state.net)])
         if state.ema:
             average(running_statistics(state.ema.net))
@@ -152,12 +146,37 @@ def train(
             return
 
 
+def batches(config: Config, data: DeviceData, seed: int, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """What `train` trains on in an epoch (from 0), in order: augmented inputs float32 [B, 3, 32, 32], labels int64 [B].
+
+    In a process group: this rank's share of each batch. The last, incomplete batch is dropped.
+    """
+    rank, ranks = place()
+    chosen = _chosen(config, data)
+    # The random choices of an epoch depend on seed and epoch only, so no generator needs saving.
+    generator = torch.Generator().manual_seed(_stream(seed, 1 + epoch))
+    order = torch.randperm(len(chosen), generator=generator)
+    choices = draw(len(chosen), config, generator)
+    if config.alternating_flip:
+        half = draw(len(chosen), config, torch.Generator().manual_seed(_stream(seed, FLIPS))).mirror
+        choices = replace(choices, mirror=half[order] ^ bool(epoch % 2))
+    order, choices = chosen[order.to(data.device, non_blocking=True)], choices.to(data.device)
+    for first in range(0, len(chosen) - config.batch_size + 1, config.batch_size):
+        batch = slice(first + rank, first + config.batch_size, ranks)
+        index = order[batch]
+        images = data.train_images.index_select(0, index)
+        yield augment(images, choices.of(batch), config, data.mean, data.std), data.train_labels[index]
+
+
 def check_batch(config: Config, examples: int, ranks: int = 1) -> None:
-    """Raises InputError when there are fewer training images than one batch, or ranks can't share a batch evenly."""
-    if examples < config.batch_size:
+    """Raises InputError when fewer than one batch of the training images are trained on, or ranks can't share a batch
+    evenly."""
+    images = config.trained_images(examples)
+    if images < config.batch_size:
+        share = f" that train_frac = {config.train_frac:g} leaves of {examples}" if config.train_frac < 1 else ""
         raise InputError(
-            f"batch_size = {config.batch_size} is more than the {examples} training images: "
-            f"lower it (--set batch_size={examples // 2 or 1}) or train on more images"
+            f"batch_size = {config.batch_size} is more than the {images} training images{share}: "
+            f"lower it (--set batch_size={images // 2 or 1}) or train on more images"
         )
     if config.batch_size % (ranks * (config.ghost_batch or 1)):
         ghosts = f" in groups of ghost_batch = {config.ghost_batch}" if config.ghost_batch else ""
@@ -194,10 +213,18 @@ def train_step(
     return loss.detach()
 
 
+def _chosen(config: Config, data: DeviceData) -> torch.Tensor:
+    """Where the images that are trained on stand among all of the training images: int64 [N], ascending."""
+    examples = config.trained_images(len(data.train_labels))
+    return torch.from_numpy(chosen_images(data.train_labels.cpu().numpy(), examples)).to(data.device)
+
+
 def _fit_to_data(config: Config, data: DeviceData, state: TrainState) -> None:
     """What the net takes from the data before its first step: patch whitening, frozen statistics."""
     if config.whiten or config.norm == "frozen":
-        fit_to_data(state.net, config, normalise(data.train_images[:WHITEN_IMAGES], data.mean, data.std))
+        fit_to_data(
+            state.net, config, normalise(data.train_images[_chosen(config, data)[:WHITEN_IMAGES]], data.mean, data.std)
+        )
         if state.ema:
             state.ema.net.load_state_dict(state.net.state_dict())
 

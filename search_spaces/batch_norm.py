@@ -13,11 +13,20 @@ from model.config import Config
 from model.recipes import s0
 from search_spaces.experiment import Claim, Estimate, Experiment, Figure, Finding, Kind, Results, Scale
 
+NET = replace(
+    s0(),
+    residual_layers="none",
+    extra_layers="123",
+    cutout_px=0,
+    init_scale=6**0.5,
+    logit_scale=0.125 / 6**0.5,
+)
+"""of post 7: 8 layers without branches, with He's init, lest the one without norm never learn"""
 LEAST_RATIO = 8.0
 
 
 def cells(rates: Sequence[float], **shared: Any) -> Mapping[str, Config]:
-    base = replace(s0(), residual_layers="none", extra_layers="123", cutout_px=0, **shared)
+    base = replace(NET, **shared)
     return {
         f"{norm}, rate {rate:g}": replace(base, norm=norm, peak_lr=rate)
         for norm in ("batch", "frozen", "none")

@@ -5,18 +5,19 @@ A file NAME.py here that defines SPACE = Experiment(...) is the experiment NAME:
     python -m tune.search --space NAME --scale small
     python -m tune.claims
 
-Nothing is proposed and nothing is stopped: every cell is trained to its end, on the same seeds as all others. A cell is
-a whole config under a short name. Claims are judged by what a run found, in `Results`; how many seeds each cell has,
-and at which width and on how many images, belongs to the scale.
+Nothing is stopped: every cell is trained to its end, on the same seeds as all others. A cell is a whole config under a
+short name. Nothing is proposed either, unless the experiment is about a search: see `Search`. Claims are judged by what
+a run found, in `Results`; the scale says how many seeds each cell has, at which width and on how many images.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from model.config import Config, InputError
-from search_spaces.domains import Choice
+from search_spaces.coordinates import Coordinate
+from search_spaces.domains import Choice, Domain
 from search_spaces.space import SearchSpace
 
 SCALES = ("tiny", "small", "full")
@@ -27,6 +28,10 @@ SMALL: dict[str, Any] = {"lr_scale": 1 / 4, "batch_size": 128, "width": 8}
 """a batch of a quarter, with the rate scaled to it, keeps the steps of an epoch on 10,000 images worth a schedule"""
 ABSOLUTE = "an accuracy as such belongs to the published width, images and epochs"
 """why a claim about one can't be tested at another scale"""
+Measure = Literal["recency", "layer_times", "steps", "curvature"]
+"""what may be measured on every net at the end of its training: names of `model.diagnostics.MEASURES`"""
+TUNED = "tuned"
+"""the cell of what a search found"""
 
 
 @dataclass(frozen=True)
@@ -41,19 +46,23 @@ class Estimate:
 
 class Results(Protocol):
     """What a run of the experiment found, by cell. `what` is acc, loss (both on held-out images, 0..1 and nats),
-    train_loss or train_s; a diverged training has the accuracy of guessing and the loss of it."""
+    train_loss, train_s or the name of something measured; a diverged training has the accuracy of guessing and the loss
+    of it, and nothing measured."""
 
     scale: str
     cells: Mapping[str, Config]
     """as they were trained"""
 
     def values(self, cell: str, what: str = "acc") -> list[float]:
-        """Of each seed, in the same order for all cells. Empty while there are none."""
+        """Of each seed that has one, in the same order for all cells. Empty while there are none."""
 
     def mean(self, cell: str, what: str = "acc") -> Estimate | None: ...
 
-    def difference(self, a: str, b: str, what: str = "acc") -> Estimate | None:
-        """a - b over common seeds; None while there are none."""
+    def difference(self, a: str, b: str, what: str = "acc", of_b: str | None = None) -> Estimate | None:
+        """a - b over common seeds, of b something else than of a where `of_b` is given; None while there are none."""
+
+    def series(self, cell: str, name: str) -> Mapping[float | str, str]:
+        """The names of a measured series' members by their place in it: numbers, ascending, or layers, as measured."""
 
     def spread(self, cell: str) -> Estimate | None:
         """The standard deviation of its accuracy over seeds, by chi square; None with fewer than two seeds."""
@@ -101,16 +110,40 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A picture, as data. Names are fields of Config, or `cell`, the cell's name."""
+    """A picture, as data. Names are fields of Config, or `cell`, the cell's name.
+
+    With a series, its members stand over their places in it, one line per cell where there is no colour; x and y are
+    then the titles of the axes.
+    """
 
     x: str = "cell"
     y: str = "acc"
     """what `Results` has"""
+    series: str | None = None
+    """of what is measured"""
+    level: str | None = None
+    """what `Results` has, drawn dashed across for comparison with the series"""
     colour: str | None = None
     panel: str | None = None
     log_x: bool = False
     where: Callable[[str], bool] = lambda cell: True
     """which cells it shows, by name"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """A cyclic coordinate search from the first cell of a scale (`--sampler coordinate`), after one training of each.
+
+    Each further training is a cell of its own, `run 1: ...`, `run 2: ...`, all on the first seed. When the search has
+    ended, its best point, as the cell `tuned`, and all cells but the start are trained on further seeds, the same ones,
+    which had no part in the choice.
+    """
+
+    domains: Mapping[str, Domain]
+    """in their order; every cell lies in them"""
+    coordinates: tuple[Coordinate, ...] = ()
+    runs: int
+    """trainings that it is expected to take, those of the cells included; what it leaves goes to further seeds"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,16 +154,27 @@ class Scale:
     data: str
     """digits or cifar10; `--data PATH` says where CIFAR-10 lies"""
     seeds: int
-    """of each cell"""
+    """of each cell; of a search those in common, in which `tuned` stands for the start"""
+    search: Search | None = None
     train_examples: int | None = None
     """images used, a tenth of them held out; None is all"""
     why: str
     """what makes the effect show at this size, or not"""
 
     @property
+    def trainings(self) -> list[tuple[Config, int]]:
+        """Configs, each with how often it is trained; the start of a search stands for all that it tries."""
+        cells = [*self.cells.values()]
+        return [(cell, self.seeds) for cell in cells] + ([(cells[0], self.search.runs)] if self.search else [])
+
+    @property
+    def trials(self) -> int:
+        return sum(count for _, count in self.trainings)
+
+    @property
     def epochs(self) -> int:
         """Of all trainings together."""
-        return self.seeds * sum(cell.epochs for cell in self.cells.values())
+        return sum(count * config.epochs for config, count in self.trainings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,30 +182,38 @@ class Experiment:
     """See above.
 
     Raises:
-        InputError: a scale is unknown or missing, has two cells alike or fewer than two, or less than one seed.
+        InputError: a scale is unknown or missing, has two cells alike or fewer than two, or less than one seed; the
+            measure is unknown.
     """
 
     question: str
     scales: Mapping[str, Scale]
     figures: Sequence[Figure]
     claims: Sequence[Claim]
+    measure: Measure | None = None
+    """on every net at the end of its training, off the clock"""
 
     def __post_init__(self) -> None:
         if set(self.scales) != set(SCALES):
             raise InputError(f"an experiment has the scales {', '.join(SCALES)}, but got {', '.join(self.scales)}")
+        if self.measure is not None and self.measure not in get_args(Measure):
+            raise InputError(f"measure = {self.measure!r} is unknown: there are {', '.join(get_args(Measure))}")
         for name, scale in self.scales.items():
             if len(set(scale.cells.values())) < len(scale.cells) or len(scale.cells) < 2 or scale.seeds < 1:
                 raise InputError(f"scale {name}: it needs a seed or more and two cells or more, all of them different")
 
     def space(self, scale: str) -> SearchSpace:
-        """The cells as the bases of a space, each field that differs between them a choice.
+        """The cells as the bases of a space, each field that differs between them a choice; or the space of the search.
 
         Raises:
-            InputError: there is no such scale.
+            InputError: there is no such scale, or a cell lies outside of the search.
         """
         if scale not in self.scales:
             raise InputError(f"--scale {scale!r} is unknown: there are {', '.join(self.scales)}")
         first, *rest = self.scales[scale].cells.values()
+        search = self.scales[scale].search
+        if search:
+            return SearchSpace(first, search.domains, more_bases=tuple(rest), coordinates=search.coordinates)
         values: dict[str, dict[Any, None]] = {name: {} for name in first.to_dict()}
         for cell in (first, *rest):
             for name, value in cell.to_dict().items():

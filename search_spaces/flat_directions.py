@@ -97,7 +97,7 @@ SPACE = Experiment(
             cells=cells((0.5, 1, 2), epochs=1, **TINY), data="digits", seeds=1, why="Shows that it runs, nothing else."
         ),
         "small": Scale(
-            cells=cells((1 / 4, 1 / 2, 1, 2, 4), epochs=6, **SMALL),
+            cells=cells((1 / 4, 1 / 2, 1, 2, 4), epochs=4, **SMALL),
             data="cifar10",
             train_examples=10_000,
             seeds=1,

@@ -232,9 +232,12 @@ class SearchSpace:
         conditions = self._conditions(name)
         for value in ends(domain):
             try:
-                self.config({**conditions, name: value})
+                config = self.config({**conditions, name: value})
             except InputError as error:
                 raise InputError(f"domain {name} = {domain}: {error}") from error
+            if self._coordinate(name) and not math.isclose(self._value(config, name), value, rel_tol=1e-9):
+                others = ", ".join(c.name for c in self.coordinates if c.name != name)
+                raise InputError(f"{name} doesn't hold beside {others}, which changes it again: drop one of them")
         decides = idle_knobs(self.base.to_dict()).get(name)
         if decides and decides not in self.domains:
             raise InputError(

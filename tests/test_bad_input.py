@@ -162,6 +162,7 @@ def test_search_refuses_a_taken_name(refused: Refused, tmp_path: Path) -> None:
         (("--config", "none.json"), ["none.json", "can't be read"]),
         (("--data", "nowhere"), ["--data nowhere"]),
         (("--set", "batch_size=4096"), ["batch_size = 4096", "1497 training images"]),
+        (("--set", "train_frac=0.1"), ["batch_size = 512", "150 training images that train_frac = 0.1 leaves of 1497"]),
         (("--train-examples", 100_000), ["--train-examples 100000", "1497"]),
         (("--split", "validation"), ["--split", "validation"]),
         (("--ranks", 0), ["--ranks 0", "1 or more"]),

@@ -10,7 +10,14 @@ import pytest
 
 from model.config import Config, InputError
 from model.recipes import s0, s8
-from search_spaces.coordinates import COORDINATES, DECAY_RATE, EFFECTIVE_LR, Coordinate
+from search_spaces.coordinates import (
+    COORDINATES,
+    DECAY_RATE,
+    DECAY_RATE_BY_LR,
+    EFFECTIVE_LR,
+    MOMENTUM_STEPS,
+    Coordinate,
+)
 from search_spaces.space import Choice, LogUniform, SearchSpace, Uniform
 
 BOTH = SearchSpace(
@@ -45,6 +52,33 @@ def test_a_solver_without_momentum_counts_as_momentum_0() -> None:
     adam = Config(solver="adam")
     assert EFFECTIVE_LR.from_field(adam) == 0.4 and DECAY_RATE.from_field(adam) == 2e-4
     assert DECAY_RATE.to_field(2e-4, adam) == 5e-4
+
+
+def test_steps_of_momentum_by_hand() -> None:
+    assert MOMENTUM_STEPS.from_field(s0()) == 10.0 and MOMENTUM_STEPS.from_field(Config(solver="adam")) == 1.0
+    steps = {0.0: 1.0, 0.5: 2.0, 0.75: 4.0, 0.875: 8.0, 0.9: 10.0}
+    assert {momentum: MOMENTUM_STEPS.from_field(Config(momentum=momentum)) for momentum in steps} == steps
+    assert {MOMENTUM_STEPS.to_field(value, s0()): value for value in steps.values()} == steps
+
+
+def test_the_rate_makes_up_for_momentum_and_decay() -> None:
+    """0.256 * 0.01 / (1 - 0.5) = 0.00512; at 4 steps and half the decay the same takes 0.256 again."""
+    space = SearchSpace(
+        Config(peak_lr=0.256, momentum=0.5, weight_decay=0.01),
+        {
+            "decay_rate_by_lr": LogUniform(1e-5, 0.1),
+            "momentum_steps": LogUniform(1, 64),
+            "weight_decay": LogUniform(1e-5, 0.1),
+        },
+        coordinates=(DECAY_RATE_BY_LR, MOMENTUM_STEPS),
+    )
+    start = space.params_of(space.base)
+    assert start == {"decay_rate_by_lr": 0.00512, "momentum_steps": 2.0, "weight_decay": 0.01}
+    assert space.config({**start, "momentum_steps": 4.0, "weight_decay": 0.005}) == Config(
+        peak_lr=0.256, momentum=0.75, weight_decay=0.005
+    )
+    assert space.config({**start, "decay_rate_by_lr": 0.01024}).peak_lr == 0.512
+    assert SearchSpace.from_dict(json.loads(json.dumps(space.to_dict()))) == space
 
 
 def test_the_field_follows_from_the_coordinate_and_the_others() -> None:
@@ -146,6 +180,22 @@ def test_json_has_the_name() -> None:
             (DECAY_RATE,),
             ["the base has decay_rate = 0.002, outside of its domain LogUniform"],
         ),
+        (
+            {"decay_rate": LogUniform(1e-4, 1e-2), "decay_rate_by_lr": LogUniform(1e-4, 1e-2)},
+            (DECAY_RATE, DECAY_RATE_BY_LR),
+            ["decay_rate doesn't hold beside decay_rate_by_lr", "drop one"],
+        ),
+        (
+            {"effective_lr": LogUniform(1, 8), "decay_rate_by_lr": LogUniform(1e-4, 1e-2)},
+            (EFFECTIVE_LR, DECAY_RATE_BY_LR),
+            ["effective_lr doesn't hold beside decay_rate_by_lr", "drop one"],
+        ),
+        (
+            {"decay_rate_by_lr": LogUniform(1e-4, 1e-2), "weight_decay": Uniform(0, 0.01)},
+            (DECAY_RATE_BY_LR,),
+            ["domain weight_decay", "peak_lr = inf is not allowed"],
+        ),
+        ({"momentum_steps": Uniform(0, 64)}, (MOMENTUM_STEPS,), ["domain momentum_steps", "momentum = -inf"]),
         ({"momentum": Uniform(0.5, 0.99)}, ("decay_rate",), ["coordinate 'decay_rate' is unknown", "DECAY_RATE"]),
         (
             {"momentum": Uniform(0.5, 0.99)},

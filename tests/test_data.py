@@ -6,6 +6,7 @@ import pickle
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from PIL import Image
 
 import model.sources
 from model.config import InputError
-from model.data import describe, hold_out, take, to_device
+from model.data import chosen_images, describe, hold_out, take, to_device
 from model.sources import load, resolve
 
 CLASSES = ("cat", "dog", "owl")
@@ -414,6 +415,16 @@ def test_fewer_training_images(tmp_path: Path) -> None:
     for wrong in (0, 9, 1498):
         with pytest.raises(InputError, match=f"--train-examples {wrong}: .*from 10 to 1497"):
             take(dataset, wrong)
+
+
+def test_a_choice_of_images_is_balanced_nested_and_the_same_at_every_call() -> None:
+    labels = np.array([2, 0, 1, 0, 0, 2, 1, 0, 0, 0])  # six images of class 0, two of each other
+    choices = [chosen_images(labels, images) for images in range(11)]
+    for few, more in pairwise(choices):
+        assert set(few) < set(more) and (np.diff(more) > 0).all()
+    counts = [np.bincount(labels[choice], minlength=3).tolist() for choice in choices]
+    assert counts[3] == [1, 1, 1] and counts[6] == [2, 2, 2] and counts[8] == [4, 2, 2] and counts[10] == [6, 2, 2]
+    assert np.array_equal(chosen_images(labels, 5), choices[5]) and choices[10].tolist() == list(range(10))
 
 
 def test_on_the_cpu_the_arrays_are_not_copied(tmp_path: Path) -> None:

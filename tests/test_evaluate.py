@@ -28,7 +28,7 @@ def test_the_average_moves_by_decay_to_the_power_of_the_steps_between_updates() 
         with torch.no_grad():
             for name, value in values.items():
                 getattr(net, name).fill_(value)
-        ema.update(net, step)
+        ema.update(net, step, progress=step / 5)
         if step in (0, 2, 4):
             expected = {name: 0.81 * expected[name] + 0.19 * values[name] for name in expected}
         for name, value in expected.items():
@@ -64,6 +64,32 @@ def test_while_training_the_count_restarts_each_epoch_and_norm_statistics_are_av
     for name, value in expected.items():
         if value.is_floating_point():
             torch.testing.assert_close(averaged[name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_look_ahead_sets_the_net_to_an_average_whose_decay_grows_as_the_cube_of_the_progress() -> None:
+    """A weight that goes 1 up at each of 6 steps, with an update after every second one; decays 0.81 * (1/6)^3 =
+    0.00375, 0.81 * (3/6)^3 = 0.10125 and 0.81 * (5/6)^3 = 0.46875. The third: 0.46875 * 3.79375 + 0.53125 * 5.79375."""
+    net = nn.BatchNorm2d(1)
+    ema = Ema(net, decay=0.9, every_steps=2, lookahead=True)
+    slow = [1.99625, 1.99625, 3.79375, 3.79375, 4.85625, 4.85625]
+    for step, expected in enumerate(slow):
+        with torch.no_grad():
+            net.weight += 1
+        ema.update(net, step, (step + 1) / 6)
+        assert ema.net.get_parameter("weight").item() == pytest.approx(expected, rel=1e-6)
+        assert net.weight.item() == pytest.approx(expected + step % 2, rel=1e-6)
+
+
+def test_while_training_with_look_ahead_net_and_average_are_one_after_each_update(
+    tiny: Config, tiny_data: DeviceData
+) -> None:
+    """Updates after the steps 0 and 3 of 4, so the last step of an epoch ends in one; norm statistics included."""
+    config = replace(tiny, ema_decay=0.95, ema_every_steps=3, lookahead=True)
+    state = init_state(config, tiny_data, seed=0)
+    for _ in train(config, tiny_data, state=state):
+        assert state.ema is not None
+        for ours, averaged in zip(state.net.state_dict().values(), state.ema.net.state_dict().values(), strict=True):
+            assert torch.equal(ours, averaged) or not ours.is_floating_point()
 
 
 def test_the_average_is_what_is_scored_and_the_trained_weights_are_kept_apart(

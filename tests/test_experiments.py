@@ -1,19 +1,23 @@
 """Experiments: what they declare, how claims are judged, and each of them run at its smallest scale."""
 
 import json
+import logging
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+import ray
 from conftest import REPO
 from driver import Lab, new_study, searcher_of
 
 import search_spaces
+import tune.search
 from model.config import Config, InputError
+from model.diagnostics import MEASURED
 from search_spaces.experiment import (
     Claim,
     Estimate,
@@ -29,9 +33,8 @@ from search_spaces.experiment import (
 from search_spaces.flat_directions import slice_of
 from search_spaces.ridge import ridge_angle, ridge_interval
 from search_spaces.space import SearchSpace
-from tune.claims import experiments
-from tune.report_data import read
-from tune.results import RunResults
+from tune.report_data import RunData, read
+from tune.results import RunResults, experiments
 
 Command = Callable[..., "CompletedProcess[str]"]
 CELLS = {"short": Config(epochs=2), "long": Config(epochs=4), "smooth": Config(epochs=4, label_smoothing=0.2)}
@@ -52,8 +55,11 @@ class Table:
     def mean(self, cell: str, what: str = "acc") -> Estimate | None:
         return estimate(self._accs[cell])
 
-    def difference(self, a: str, b: str, what: str = "acc") -> Estimate | None:
+    def difference(self, a: str, b: str, what: str = "acc", of_b: str | None = None) -> Estimate | None:
         return estimate([x - y for x, y in zip(self._accs[a], self._accs[b], strict=False)])
+
+    def series(self, cell: str, name: str) -> Mapping[float | str, str]:
+        return {}
 
     def spread(self, cell: str) -> Estimate | None:
         n = len(self._accs[cell])
@@ -202,29 +208,55 @@ def test_bad_options_of_an_experiment_are_named(command: Command) -> None:
         (("--epochs", 3), "--epochs doesn't go with --scale tiny"),
         (("--sampler", "tpe"), "--sampler doesn't go with --scale tiny"),
         (("--set", "label_smoothing=0.1"), "this is what the cells of the experiment differ in"),
+        (
+            ("--space", "coordinate_search", "--set", "peak_lr=0.1"),
+            "this is what the cells of the experiment differ in",
+        ),
     ]:
         done = command("tune.search", "--space", "noise", "--scale", "tiny", *wrong)
         assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=() if name == "noise" else pytest.mark.slow) for name in experiments()],
-)
-def test_at_the_tiny_scale_it_runs_to_its_claims(name: str, command: Command, tmp_path: Path) -> None:
-    done = command("tune.search", "--space", name, "--scale", "tiny", "--name", "tried", timeout=400)
-    assert done.returncode == 0, done.stdout + done.stderr
-    found, data = experiments()[name], read(tmp_path / "runs" / "tried")
+@pytest.fixture(scope="module")
+def one_ray() -> Iterator[None]:
+    """A Ray for several searches: to start one for each takes longer than their trainings."""
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray, "shutdown", lambda: None)
+        yield
+    ray.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in experiments() if name != "noise"])
+def test_at_the_tiny_scale_every_cell_is_trained(name: str, one_ray: None, tmp_path: Path) -> None:
+    tune.search.main(tune.search.Options(space=name, scale="tiny", name="tried", runs_dir=tmp_path))
+    check_trained(experiments()[name], read(tmp_path / "tried"))
+
+
+def check_trained(found: Experiment, data: RunData) -> RunResults:
+    """What is to be seen of a run at the tiny scale that came to its end."""
     results, scale = RunResults(data, found), found.scales["tiny"]
-    for cell, config in scale.cells.items():
-        assert len(results.values(cell)) == scale.seeds and results.cells[cell] == config
-    trials = [results.difference(cell, cell) for cell in scale.cells]
-    assert all(found and found.mean == 0 for found in trials)
+    trained = [len(results.values(cell)) for cell in results.cells]
+    assert [results.cells[cell] for cell in scale.cells] == list(scale.cells.values())
+    measured = [any(key.startswith(MEASURED) for key in trial.last) for trial in data.trials]
+    assert measured == [found.measure is not None] * len(data.trials)
+    if scale.search:
+        assert sum(trained) == scale.trials and min(trained) == 1
+    else:
+        assert trained == [scale.seeds] * len(scale.cells)
+        same = [results.difference(cell, cell) for cell in scale.cells]
+        assert all(each and each.mean == 0 for each in same)
+    return results
 
-    if name != "noise":
-        return  # one of them goes the rest of the way
 
-    told = command("tune.claims", "--json", "claims.json", "--html", "claims.html")
+def test_an_experiment_runs_to_its_claims(command: Command, tmp_path: Path) -> None:
+    done = command("tune.search", "--space", "noise", "--scale", "tiny", "--name", "tried", timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = experiments()["noise"]
+    results = check_trained(found, read(tmp_path / "runs" / "tried"))
+
+    told = command("tune.claims", "--json", "claims.json", "--html", "claims.html", "--markdown", "c.md")
     assert told.returncode == 0, told.stderr
     rows = {row["id"]: row for row in json.loads((tmp_path / "claims.json").read_text())}
     for claim in found.claims:
@@ -232,13 +264,15 @@ def test_at_the_tiny_scale_it_runs_to_its_claims(name: str, command: Command, tm
         assert row["run"] == "tried" and row["scale"] == "tiny" and row["counts"]["val"] > 0
         assert row["kind"] == claim.judged(results).kind and claim.id in told.stdout
         assert claim.sentence in (tmp_path / "claims.html").read_text()
+        line = next(line for line in (tmp_path / "c.md").read_text().splitlines() if line.startswith(f"| {claim.id} |"))
+        assert claim.published in line and f"| {row['kind']} |" in line
     others = [row for id, row in rows.items() if id not in {claim.id for claim in found.claims}]
     assert {row["kind"] for row in others} <= {"not run"}
 
     reported = command("tune.report", "runs/tried")
     assert reported.returncode == 0, reported.stderr
     page = (tmp_path / "runs" / "tried" / "report.html").read_text()
-    assert found.question in page and all(f">{cell}</th>" in page for cell in scale.cells)
+    assert found.question in page and all(f">{cell}</th>" in page for cell in results.cells)
 
     confirmed = command("tune.confirm", "runs/tried")
     assert confirmed.returncode == 2 and "is an experiment, whose cells share their seeds" in confirmed.stderr
@@ -256,12 +290,12 @@ def test_the_example_of_the_docs_is_an_experiment(tmp_path: Path) -> None:
     assert isinstance(search_spaces.definition(str(tmp_path / "flip.py")), Experiment)
 
 
-def test_the_docs_name_every_experiment_and_claim() -> None:
+def test_the_docs_tell_every_experiment_with_its_claims_and_its_figures() -> None:
     text = (REPO / "docs" / "experiments.md").read_text()
     for name, found in experiments().items():
-        row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` | {found.question} |"))
-        ids = sorted(claim.id for claim in found.claims)
-        assert ids[0] in row and ids[-1] in row
+        section = text.partition(f"### `{name}`: {found.question}\n")[2].partition("\n#")[0]
+        assert all(re.search(rf"\b{claim.id}\b", section) for claim in found.claims), name
+        assert all((REPO / "docs" / figure).is_file() for figure in re.findall(r"!\[.*\]\((.*)\)", section))
 
 
 @pytest.mark.parametrize("degrees", [45, -45, 20, 0, 80])

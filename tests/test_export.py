@@ -37,10 +37,10 @@ ACCS = {0: 0.5, 1: 0.6, 2: 0.8, 3: 0.7}  # in the search
 Export = Callable[..., tuple[int, str, str]]
 
 
-def make_run(folder: Path, name: str = "small", **options: Any) -> Run:
+def make_run(folder: Path, name: str = "small", fields: tuple[str, ...] = (), **options: Any) -> Run:
     """A finished search of four full-length trials and one that stopped early, on the digits, without training any."""
     asked = {"space": "lr_regimes", "data": "digits", "width": 1, "epochs": 2, "train_examples": 200, **options}
-    asked |= {"set": (("batch_size=20",),), "name": name, "runs_dir": folder}
+    asked |= {"set": (("batch_size=20", *fields),), "name": name, "runs_dir": folder}
     run, _ = tune.plan.new_run(tune.plan.Options(**asked), Console(quiet=True))
     base = run.space.params_of(run.space.base)
     for number in range(5):
@@ -271,6 +271,13 @@ def test_the_card_says_what_the_file_is_and_is_not(run: Run, export: Export) -> 
 )
 def test_a_card_names_its_net(net: str, kind: str) -> None:
     assert model_card._kind(net) == kind
+
+
+def test_the_card_counts_the_images_that_the_config_takes(tmp_path: Path, export: Export) -> None:
+    run = make_run(tmp_path / "runs", fields=("train_frac=0.5",))
+    confirm(run, {2: {"weights": write_weights(run, 2)}, 0: {}}, recommended=2)
+    export(run.path, "--weights")
+    assert "Trained on 100 training images of `digits`" in (run.path / "best" / "1-trial2.md").read_text()
 
 
 def test_a_card_of_a_row_with_little_in_it(run: Run, export: Export) -> None:

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -71,9 +72,9 @@ def test_the_number_of_ghosts_does_not_matter() -> None:
 def test_bound_is_one(recipe: str) -> None:
     """The bound by which a check is skipped is above the estimate, also for the largest net and solver."""
     largest = {} if recipe == "dawn" else {"residual_layers": "123", "extra_layers": "123", "pool_place": "last"}
-    config = replace(RECIPES[recipe].config(), solver="adam", momentum=0.9, nesterov=True, ema_decay=0.9, **largest)
-    for width in (1, 16, 1024):
-        for batch_size in (32, 4096):
+    adam = replace(RECIPES[recipe].config(), solver="adam", momentum=0.9, nesterov=True, ema_decay=0.9, **largest)
+    for config in (adam, replace(adam, act="gelu", celu_alpha=0.0)):
+        for width, batch_size in product((1, 16, 1024), (32, 4096)):
             changed = replace(config, width=width, batch_size=batch_size)
             assert needed_bytes(changed, 10, 50_000) < memory._at_most_bytes(changed, 50_000)
 
@@ -183,6 +184,7 @@ def test_largest_batch_is_at_most_the_data(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(fit, "available_bytes", lambda device: 100 * GIB)
     assert largest_batch(Config(width=4), 10, 1000, CPU) == 1000
     assert largest_batch(Config(width=4, ghost_batch=32), 10, 1000, CPU) == 992
+    assert largest_batch(Config(width=4, train_frac=0.25), 10, 1000, CPU) == 250
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from model.meter import (
     describe_summary,
     first_reach,
     flops_per_image,
+    flops_per_update,
     matmul_flops_per_s,
     now_s,
     peak_memory,
@@ -72,6 +73,30 @@ def test_flops_of_whitening_are_forward_only() -> None:
     assert flops_per_image(config, 10) == before + whitened
 
 
+def test_flops_of_2x2_whitening_in_both_signs() -> None:
+    """31 pixels a side become 15, 7 and 3; layer 1 takes the 24 channels, whose bias needs their gradient."""
+    config = replace(RECIPES["s8"].config(), whiten_px=2, whiten_both_signs=True)
+    rest = (
+        conv_flops(24, 128, 31)
+        + 2 * conv_flops(128, 128, 15)
+        + conv_flops(128, 256, 15)
+        + conv_flops(256, 512, 7)
+        + 2 * conv_flops(512, 512, 3)
+        + 2 * 512 * 10
+    )
+    assert flops_per_image(config, 10) == conv_flops(3, 24, 31, kernel_px=2) + 3 * rest
+
+
+def test_flops_of_an_update_are_those_of_muons_matrix_products() -> None:
+    """For a matrix of m rows, the shorter side, and n columns: X X', its square and the product with X, in 3 steps."""
+    assert flops_per_update(Config(width=2), 10) == 0
+    shapes = [(2, 27), (4, 18), *2 * [(4, 36)], (8, 36), (16, 72), *2 * [(16, 144)]]
+    expected = sum(3 * (2 * m * m * n + 2 * m**3 + 2 * m * m * n) for m, n in shapes)
+    assert flops_per_update(Config(width=2, solver="muon"), 10) == expected
+    s8 = replace(RECIPES["s8"].config(), solver="muon")
+    assert flops_per_update(s8, 10) < 0.04 * 512 * flops_per_image(s8, 10)
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_flops_of_every_recipe(recipe: str) -> None:
     config = RECIPES[recipe].config()
@@ -125,6 +150,13 @@ def test_summary_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result["peak_share"] == pytest.approx(result["flops"] / 8.0 / 1e9)
     assert result["targets"] == {"0.94": {"epoch": 2, "train_s": 4.0}, "0.97": None}
     assert json.loads(json.dumps(result)) == result
+
+
+def test_summary_of_a_share_of_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.meter.matmul_flops_per_s", lambda device, precision: 1e9)
+    config = Config(width=4, batch_size=16, train_frac=0.5)
+    result = summary(config, 10, 100, EPOCHS, CPU, [])
+    assert result["images_per_s"] == 4 * 48 / 8.0 and result["flops"] == flops_per_image(config, 10) * 4 * 48
 
 
 def test_summary_in_words(monkeypatch: pytest.MonkeyPatch) -> None:

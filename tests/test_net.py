@@ -1,11 +1,12 @@
 """The nets written out by hand, their parameter counts, and what they take from the data."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import batch_norm, conv2d, cross_entropy, interpolate, max_pool2d, relu
+from torch.nn.functional import batch_norm, conv2d, cross_entropy, gelu, interpolate, max_pool2d, relu
 
 from model.config import LADDER, Config
 from model.net import NETS, build_net, fit_to_data, whitening_filters
@@ -389,6 +390,99 @@ def test_the_whitening_layer_is_fixed_and_followed_by_a_learnt_1x1(
     assert convs[0].padding == (1, 1) and convs[0].bias is None and not convs[0].weight.requires_grad
     assert convs[1].weight.shape == (4, 27, 1, 1) and convs[1].weight.requires_grad
     assert model(images[:16]).shape == (16, 10)
+
+
+def test_2x2_patches_are_whitened_as_well_with_their_eps(images: torch.Tensor) -> None:
+    filters = whitening_filters(images, px=2, eps=5e-4)
+    assert filters.shape == (12, 3, 2, 2)
+    out = conv2d(images, filters).permute(0, 2, 3, 1).reshape(-1, 12).double()
+    assert len(out) == 300 * 961
+    patches = images.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, 12).double()
+    eigenvalues = torch.linalg.eigvalsh(patches.T @ patches / (len(patches) - 1))
+    moment = out.T @ out / (len(out) - 1)
+    torch.testing.assert_close(moment, torch.diag(eigenvalues / (eigenvalues + 5e-4)), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("px", "patch", "sizes"), [(3, 27, [32, 16, 8, 4]), (2, 12, [31, 15, 7, 3])])
+def test_whitening_in_both_signs_goes_through_bias_and_activation_straight_to_layer_1(
+    images: torch.Tensor, px: int, patch: int, sizes: list[int]
+) -> None:
+    config = Config(width=4, batch_size=16, act="gelu", whiten=True, whiten_px=px, whiten_both_signs=True)
+    net = build_net(config, num_classes=10)
+    fit_to_data(net, config, images)
+    named = by_name(net)
+    whiten, filters = named["prep.whiten"], whitening_filters(images, px, 1e-2)
+    assert isinstance(whiten, nn.Conv2d) and whiten.bias is not None
+    assert torch.equal(whiten.weight, torch.cat([filters, -filters])) and not whiten.weight.requires_grad
+    assert torch.equal(whiten.bias, torch.zeros(2 * patch)) and whiten.bias.requires_grad
+    assert list(dict(named["prep"].named_children())) == ["whiten", "act"]
+    assert named["layer1.conv.conv"].weight.shape == (8, 2 * patch, 3, 3)
+
+    whiten.bias.data.uniform_(-1, 1)
+    expected = gelu(conv2d(images[:4], whiten.weight, whiten.bias, padding=(px - 1) // 2))
+    torch.testing.assert_close(named["prep"](images[:4]), expected)
+    seen = [expected.shape[2]]
+    for name in ("layer1.conv", "layer2.conv", "layer3.conv"):
+        named[name].register_forward_hook(lambda _, x, out: seen.append(out.shape[2]))
+    named["pool"].register_forward_hook(lambda _, x, out: seen.append(out.shape[2]))
+    assert net(images[:4]).shape == (4, 10) and seen == [*sizes, 1]
+
+
+def test_2x2_whitening_may_also_go_through_the_1x1(images: torch.Tensor) -> None:
+    config = Config(width=4, batch_size=16, whiten=True, whiten_px=2)
+    net = build_net(config, num_classes=10)
+    fit_to_data(net, config, images)
+    convs = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
+    assert torch.equal(convs[0].weight, whitening_filters(images, 2, 1e-2)) and convs[0].bias is None
+    assert convs[1].weight.shape == (4, 12, 1, 1) and net(images[:4]).shape == (4, 10)
+
+
+@pytest.mark.parametrize("ghost_batch", [0, 8])
+@pytest.mark.parametrize("base", [{}, {"whiten": True}, {"net": "dawn"}])
+def test_identity_initialised_convolutions_pass_their_input_on(base: dict[str, Any], ghost_batch: int) -> None:
+    """The first c_in output channels are the input, or every second pixel of it; the others, and the classifier, start
+    as without the trick."""
+    config = Config(width=6, ghost_batch=ghost_batch, **base)
+    nets = []
+    for identity_init in (False, True):
+        torch.manual_seed(0)
+        nets.append(build_net(replace(config, identity_init=identity_init), num_classes=10))
+    convs = 0
+    for (name, plain), module in zip(nets[0].named_modules(), nets[1].modules(), strict=True):
+        if not isinstance(module, nn.Conv2d) or name.endswith("whiten"):
+            assert all(
+                torch.equal(a, b) for a, b in zip(plain.parameters(False), module.parameters(False), strict=True)
+            )
+            continue
+        x = torch.randn(2, module.in_channels, 8, 8)
+        passed = min(module.in_channels, module.out_channels)
+        out, halved = module(x), module.stride == (2, 2) or type(module) is not nn.Conv2d
+        assert torch.equal(out[:, :passed], x[:, :passed, ::2, ::2] if halved else x[:, :passed])
+        assert torch.equal(module.weight[passed:], plain.weight[passed:])
+        convs += 1
+    assert convs == (8 if not base.get("net") else 20)
+
+
+def test_the_initial_scale_is_that_of_convolutions_and_classifier() -> None:
+    """Without norms and biases logits then grow with the scale to the power of the layers; 6 ** 0.5 is He's init."""
+    nets = []
+    for scale in (1.0, 6**0.5):
+        torch.manual_seed(0)
+        nets.append(build_net(Config(width=8, norm="none", residual_layers="none", init_scale=scale), 10))
+    x = torch.randn(4, 3, 32, 32)
+    torch.testing.assert_close(nets[1](x), 6 ** (5 / 2) * nets[0](x))  # 4 convolutions, 1 classifier
+    last = nets[1].get_parameter("layer3.conv.conv.weight")
+    assert last.std().item() == pytest.approx((2 / (9 * 32)) ** 0.5, rel=0.05)
+    with_norm = build_net(Config(width=2, init_scale=3.0), 10).state_dict()
+    assert with_norm["prep.norm.weight"].tolist() == [1.0, 1.0]
+
+
+def test_gelu_takes_the_place_of_every_activation() -> None:
+    for net in ("resnet9", "dawn"):
+        kinds = [
+            [type(m) for m in build_net(Config(net=net, width=2, act=act), 4).modules()] for act in ("celu", "gelu")
+        ]
+        assert [nn.GELU if kind is nn.ReLU else kind for kind in kinds[0]] == kinds[1] and nn.GELU in kinds[1]
 
 
 def test_frozen_statistics_are_those_of_the_first_batch(images: torch.Tensor) -> None:

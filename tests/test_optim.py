@@ -10,7 +10,7 @@ from torch import nn
 
 from model.config import Config
 from model.net import build_net
-from model.optim import build_optimizer, lr_schedule, set_lr
+from model.optim import build_optimizer, lr_schedule, orthogonalised, set_lr
 from model.recipes import RECIPES
 
 # --- schedules
@@ -97,7 +97,7 @@ def weights_by_name(net: nn.Module) -> dict[str, nn.Parameter]:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-@pytest.mark.parametrize("solver", ["sgd", "lars", "rmsprop", "adagrad", "adadelta", "adam"])
+@pytest.mark.parametrize("solver", ["sgd", "lars", "muon", "rmsprop", "adagrad", "adadelta", "adam"])
 def test_every_trainable_parameter_is_in_one_group_and_nothing_else_is(name: str, solver: str) -> None:
     recipe = RECIPES[name].config()
     config = Config(**{**recipe.to_dict(), "width": 1, "solver": solver})
@@ -115,6 +115,10 @@ def test_frozen_scales_and_whitening_filters_are_in_no_group_but_their_biases_ar
     missing = {name for name, weight in weights_by_name(net).items() if id(weight) not in held}
     assert missing == {name for name in weights_by_name(net) if name.endswith(("norm.weight", "whiten.weight"))}
     assert len(missing) == 8 + 1
+    both = Config(width=2, whiten=True, whiten_both_signs=True)
+    net = build_net(both, num_classes=3)
+    held = {id(weight) for group in build_optimizer(both, net).param_groups for weight in group["params"]}
+    assert [name for name, weight in weights_by_name(net).items() if id(weight) not in held] == ["prep.whiten.weight"]
 
 
 # --- update rules
@@ -228,6 +232,58 @@ def adam_rule(w: torch.Tensor, g: torch.Tensor, state: dict[str, Any], eta: floa
     return w - eta * (state["m"] / (1 - 0.9**step)) / ((state["s"] / (1 - 0.999**step)).sqrt() + 1e-8)
 
 
+def test_newton_schulz_takes_every_singular_value_near_1_and_leaves_the_singular_vectors() -> None:
+    """Three times s -> 3.4445 s - 4.775 s^3 + 2.0315 s^5, from the values over their root of the sum of squares."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.tensor([3.0, 1.0, 0.5, 0.2], dtype=torch.float64)
+    u, _ = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64, generator=generator))
+    v, _ = torch.linalg.qr(torch.randn(9, 4, dtype=torch.float64, generator=generator))
+    s = values / values.norm()
+    for _ in range(3):
+        s = 3.4445 * s - 4.775 * s**3 + 2.0315 * s**5
+    assert ((s > 0.68) & (s < 1.21)).all()
+    matrix, expected = u @ values.diag() @ v.T, u @ s.diag() @ v.T
+    for scale in (1.0, 1e-3, 1e3):
+        torch.testing.assert_close(orthogonalised(scale * matrix), expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(orthogonalised(matrix), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(orthogonalised(matrix.T), expected.T, rtol=1e-5, atol=1e-6)
+    noise = orthogonalised(torch.randn(32, 288, generator=generator))
+    assert torch.linalg.svdvals(noise).min() > 0.68 and torch.linalg.svdvals(noise).max() < 1.21
+
+
+def muon_rule(*, nesterov: bool) -> Rule:
+    """With muon_lr a quarter of peak_lr."""
+
+    def rule(w: torch.Tensor, g: torch.Tensor, state: dict[str, Any], eta: float, step: int) -> torch.Tensor:
+        if w.dim() != 4:
+            return sgd_rule(nesterov=nesterov, lars=False)(w, g, state, eta, step)
+        state["v"] = 0.8 * state.get("v", 0) + g
+        direction = (g + 0.8 * state["v"] if nesterov else state["v"]).flatten(1)
+        u, s, vt = torch.linalg.svd(direction, full_matrices=False)
+        s = s / (direction.norm() + 1e-7)
+        for _ in range(3):
+            s = 3.4445 * s - 4.775 * s**3 + 2.0315 * s**5
+        return w * (len(w) / w.square().sum()).sqrt() - eta / 4 * (u @ s.diag() @ vt).view(w.shape)
+
+    return rule
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_muon_moves_filters_by_orthogonal_steps_and_the_rest_as_sgd(nesterov: bool) -> None:
+    config = Config(width=1, solver="muon", momentum=0.8, nesterov=nesterov, weight_decay=WD, muon_lr=0.1)
+    follows(config, muon_rule(nesterov=nesterov))
+
+
+def test_muon_has_a_rate_of_its_own_that_lr_scale_and_the_schedule_multiply() -> None:
+    config = Config(width=1, solver="muon", muon_lr=0.06, lr_scale=0.5, bn_bias_lr_mult=64)
+    net = build_net(config, num_classes=3)
+    optimizer = build_optimizer(config, net)
+    set_lr(optimizer, lr_schedule(config, 5.0))
+    others, biases, filters = optimizer.param_groups
+    assert [weight.dim() for weight in filters["params"]] == 8 * [4]
+    assert (others["lr"], biases["lr"], filters["lr"]) == pytest.approx((0.2, 12.8, 0.03))
+
+
 @pytest.mark.parametrize("nesterov", [True, False])
 @pytest.mark.parametrize("solver", ["sgd", "lars"])
 def test_sgd_and_lars_with_either_momentum_follow_their_formulas(solver: str, nesterov: bool) -> None:
@@ -259,11 +315,11 @@ def test_at_a_constant_rate_the_rule_is_torchs_sgd() -> None:
     torch.testing.assert_close(ours.weight, theirs.weight, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("solver", ["lars", "rmsprop", "adagrad", "adadelta", "adam"])
+@pytest.mark.parametrize("solver", ["lars", "muon", "rmsprop", "adagrad", "adadelta", "adam"])
 def test_the_bias_multiplier_holds_for_every_solver(solver: str) -> None:
     net = build_net(Config(width=1), num_classes=3)
     optimizer = build_optimizer(Config(width=1, solver=solver, bn_bias_lr_mult=64), net)
     set_lr(optimizer, 0.5)
-    others, biases = optimizer.param_groups
+    others, biases = optimizer.param_groups[:2]
     assert (others["lr"], others["weight_decay"]) == (0.5, 5e-4)
     assert (biases["lr"], biases["weight_decay"]) == (32.0, 5e-4 / 64)

@@ -12,6 +12,8 @@ from model.profile import CATEGORIES, FORWARD, describe_profile, profile
 from model.recipes import RECIPES
 
 GAPS = "python and framework"
+AIRBENCH = {"act": "gelu", "solver": "muon", "ema_decay": 0.95, "lookahead": True}
+AIRBENCH |= {"whiten": True, "whiten_px": 2, "whiten_both_signs": True}
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +28,7 @@ def data() -> DeviceData:
         {"net": "dawn"},
         {"net": "shortcut"},
         {"net": "resnet20", "residual_act": "after_add"},
+        AIRBENCH,
         {"precision": "bf16", "ghost_batch": 32, "celu_alpha": 0.3},
     ],
 )
@@ -54,13 +57,24 @@ def test_work_is_booked_where_it_belongs(data: DeviceData) -> None:
 def test_every_operator_of_the_backward_pass_has_a_category(data: DeviceData) -> None:
     """What has no category in the backward pass counts as classifier and loss, which stays small."""
     nets = [Config(net=net) for net in ("shortcut", "pooled", "resnet20")]
+    nets.append(Config.from_dict(AIRBENCH))
     for config in [*(RECIPES[recipe].config() for recipe in ("s0", "s8", "dawn")), *nets]:
         seconds = profile(replace(config, width=8, batch_size=64), data, steps=1)
         assert seconds["classifier and loss"] < 0.1 * seconds["step"], config.describe()
 
 
 def test_modules_with_arithmetic_have_a_category() -> None:
-    for kind in (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, Celu, nn.MaxPool2d, nn.AdaptiveAvgPool2d, Residual, nn.Linear):
+    for kind in (
+        nn.Conv2d,
+        nn.BatchNorm2d,
+        nn.ReLU,
+        nn.GELU,
+        Celu,
+        nn.MaxPool2d,
+        nn.AdaptiveAvgPool2d,
+        Residual,
+        nn.Linear,
+    ):
         assert FORWARD[kind] in CATEGORIES
 
 
@@ -85,3 +99,5 @@ def test_table_by_hand() -> None:
     assert lines[8].split() == ["python", "and", "framework", "30.00", "30.0%"]
     assert lines[9].split() == ["step", "100.00", "100.0%"]
     assert lines[10] == "one evaluation: 1.00 s, 52.6% of an epoch of 9 steps"
+    share = describe_profile(seconds, Config(batch_size=10, train_frac=0.4), examples=99)
+    assert share.endswith("one evaluation: 1.00 s, 71.4% of an epoch of 4 steps")  # of 40 images, rounded

@@ -11,7 +11,7 @@ import pytest
 
 import search_spaces
 from model.config import Config, InputError
-from model.recipes import s0
+from model.recipes import s0, s8
 from search_spaces.coordinates import DECAY_RATE
 from search_spaces.experiment import Experiment
 from search_spaces.space import Choice, Domain, IntUniform, LogUniform, SearchSpace, Uniform
@@ -440,6 +440,20 @@ def test_lr_regimes_varies_the_schedule_around_the_baseline() -> None:
         "bn_bias_lr_mult": LogUniform(1, 64),
         "cutout_px": IntUniform(0, 12),
     }
+
+
+def test_speedrun_starts_from_s8_and_from_airbench_with_sgd_and_with_muon() -> None:
+    """airbench: 11.5 / 2 per 512 images, over 1 + 1 / (1 - 0.9), is a rate of 0.52; decay 0.0153 / 11.5."""
+    space = search_spaces.load("speedrun")
+    assert space.base == s8() and len(space.domains) < 15
+    sgd, muon = (space.params_of(base) for base in space.more_bases)
+    assert sgd["effective_lr"] == pytest.approx(11.5 / 2 / 11 / 0.1, rel=0.01)
+    assert sgd["decay_rate"] == pytest.approx(0.0153 / 11.5 * sgd["effective_lr"], rel=0.01)
+    assert "muon_lr" not in sgd and muon == {**sgd, "solver": "muon", "muon_lr": 0.24}
+    for base in space.bases:
+        assert space.config(space.params_of(base)) == base
+    celu = space.config({**sgd, "act": "celu"})  # S8's alpha is back
+    assert celu.celu_alpha == 0.3 and celu.peak_lr == 0.52
 
 
 @pytest.mark.parametrize("given", ["mine.py", "./mine.py", "sub/../mine.py", "{folder}/mine.py"])

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from model.config import Config
 from search_spaces.space import Choice, IntUniform, LogUniform, SearchSpace, Uniform
 from tune.objective import Objective
-from tune.samplers import SAMPLERS
+from tune.samplers import COORDINATE, SAMPLERS
 from tune.searcher import BREAK_OFFS, MODEL
 from tune.trials import State
 
@@ -71,7 +71,7 @@ def test_states_in_the_study(tmp_path: Path) -> None:
     assert trials[1].state == TrialState.PRUNED and trials[1].intermediate_values == {1: 0.4}
 
 
-@pytest.mark.parametrize("sampler", [MODEL, *SAMPLERS])
+@pytest.mark.parametrize("sampler", [MODEL, *(sampler for sampler in SAMPLERS if sampler != COORDINATE)])
 @pytest.mark.parametrize("slots", [1, 3])
 def test_no_leg_begins_beyond_the_budget(sampler: str, slots: int) -> None:
     lab, study = Lab(), new_study()

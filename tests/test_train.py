@@ -4,13 +4,15 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import REAL_DATA
 
+from model.augment import Choices, augment
 from model.config import Config, InputError, load_config
-from model.data import DeviceData, take, to_device
+from model.data import DeviceData, chosen_images, take, to_device
 from model.evaluate import evaluate
 from model.recipes import RECIPES, dawn, s8
 from model.sources import load
@@ -47,6 +49,11 @@ CONFIGS = {
     "s0": Config(width=2, epochs=3, batch_size=16),
     "every trick": EVERY_TRICK,
     "adam, frozen statistics": Config(width=2, epochs=3, batch_size=16, solver="adam", norm="frozen"),
+    "airbench": Config(
+        **{"width": 2, "epochs": 3, "batch_size": 16, "act": "gelu", "identity_init": True, "alternating_flip": True},
+        **{"whiten": True, "whiten_px": 2, "whiten_eps": 5e-4, "whiten_both_signs": True},
+        **{"solver": "muon", "ema_decay": 0.95, "ema_every_steps": 3, "lookahead": True},
+    ),
     "dawn": replace(dawn(), width=2, epochs=3, batch_size=16),
 }
 
@@ -100,9 +107,45 @@ def test_every_image_is_seen_once_per_epoch_and_an_incomplete_batch_is_dropped(
     assert not torch.equal(first, second)
 
 
-def _spy(seen: list[torch.Tensor]) -> Callable:
-    from model.augment import augment
+@pytest.mark.parametrize("augment_by", ["image", "group"])
+def test_alternating_flip_mirrors_each_image_in_every_other_epoch(
+    tiny: Config, tiny_data: DeviceData, monkeypatch: pytest.MonkeyPatch, augment_by: str
+) -> None:
+    """Crops and cutouts are those of the random flip; another seed mirrors another half first."""
+    marked = replace(tiny_data, train_images=torch.arange(64).view(64, 1, 1, 1).expand(64, 32, 32, 3).to(torch.uint8))
+    calls: list[tuple[torch.Tensor, Choices]] = []
 
+    def spied(images: torch.Tensor, choices: Choices, *rest: object) -> torch.Tensor:
+        calls.append((images[:, 0, 0, 0].long(), choices))
+        return augment(images, choices, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("model.train.augment", spied)
+
+    def epochs(alternating: bool, seed: int) -> dict[str, list[torch.Tensor]]:
+        """What was done to image 0, 1, ... 63, in each of 4 epochs of 4 batches."""
+        calls.clear()
+        config = replace(tiny, epochs=4, augment_by=augment_by, alternating_flip=alternating)
+        list(train(config, marked, seed=seed))
+        steps = calls[-16:]  # before them, a warm-up on random data
+        found: dict[str, list[torch.Tensor]] = {}
+        for epoch in range(4):
+            batches = steps[4 * epoch : 4 * epoch + 4]
+            order = torch.cat([images for images, _ in batches]).argsort()
+            for name in Choices.__dataclass_fields__:
+                values = torch.cat([getattr(choices, name) for _, choices in batches])
+                found.setdefault(name, []).append(values[order])
+        return found
+
+    plain, alternating, other = epochs(False, 1), epochs(True, 1), epochs(True, 2)
+    first, second, third, fourth = alternating["mirror"]
+    assert torch.equal(second, ~first) and torch.equal(third, first) and torch.equal(fourth, second)
+    assert 16 < first.sum() < 48 and (augment_by == "image" or first.sum() == 32)
+    assert not torch.equal(plain["mirror"][1], ~plain["mirror"][0]) and not torch.equal(other["mirror"][0], first)
+    for name in ("crop_top", "crop_left", "cutout_top", "cutout_left"):
+        assert all(torch.equal(a, b) for a, b in zip(plain[name], alternating[name], strict=True))
+
+
+def _spy(seen: list[torch.Tensor]) -> Callable:
     def spied(images: torch.Tensor, *rest: object) -> torch.Tensor:
         seen.append(images[:, 0, 0, 0].long())
         return augment(images, *rest)
@@ -133,6 +176,52 @@ def test_a_diverged_run_ends_at_once(tiny: Config, tiny_data: DeviceData) -> Non
 def test_fewer_images_than_a_batch_is_refused(tiny: Config, tiny_data: DeviceData) -> None:
     with pytest.raises(InputError, match="batch_size = 65 is more than the 64 training images"):
         next(train(replace(tiny, batch_size=65), tiny_data))
+
+
+@pytest.mark.parametrize("change", [{}, {"whiten": True}, {"norm": "frozen"}], ids=str)
+def test_a_share_of_the_images_trains_as_a_data_set_that_has_no_others(
+    tiny: Config, tiny_data: DeviceData, change: dict
+) -> None:
+    """32 of 64 images, 8 of each of the 4 classes, in 2 batches of 16: the same for every seed."""
+    chosen = chosen_images(tiny_data.train_labels.numpy(), 32)
+    few = replace(tiny_data, train_images=tiny_data.train_images[chosen], train_labels=tiny_data.train_labels[chosen])
+    assert few.train_labels.bincount().tolist() == [8] * 4
+    config = replace(tiny, peak_lr=0.05, **change)
+    for seed in (1, 2):
+        found = [without_time(metrics) for metrics in train(replace(config, train_frac=0.5), tiny_data, seed=seed)]
+        assert found == [without_time(metrics) for metrics in train(config, few, seed=seed)]
+        assert found != [without_time(metrics) for metrics in train(config, tiny_data, seed=seed)]
+
+
+def test_an_epoch_of_a_share_has_fewer_steps(
+    tiny: Config, tiny_data: DeviceData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    monkeypatch.setattr("model.train.train_step", _counting(steps))
+    for share, expected in [(1.0, 4), (0.75, 3), (0.3, 1)]:  # 64, 48 and 19 images in batches of 16
+        steps.clear()
+        list(train(replace(tiny, train_frac=share, epochs=2), tiny_data))
+        assert len(steps) == 1 + 2 * expected  # the warm-up step comes first
+
+
+def _counting(steps: list[int]) -> Callable:
+    from model.train import train_step
+
+    def counted(config: Config, *rest: Any) -> torch.Tensor:
+        steps.append(config.batch_size)
+        return train_step(config, *rest)
+
+    return counted
+
+
+def test_a_share_of_fewer_images_than_a_batch_is_refused(tiny: Config, tiny_data: DeviceData) -> None:
+    next(train(replace(tiny, train_frac=0.25), tiny_data))
+    with pytest.raises(InputError) as caught:
+        next(train(replace(tiny, train_frac=0.2), tiny_data))
+    assert str(caught.value) == (
+        "batch_size = 16 is more than the 13 training images that train_frac = 0.2 leaves of 64: "
+        "lower it (--set batch_size=6) or train on more images"
+    )
 
 
 def test_evaluate_counts_right_answers(tiny: Config, tiny_data: DeviceData) -> None:

@@ -30,6 +30,7 @@ KNOBS: dict[str, tuple[list[dict[str, Any]], dict[str, Any] | None]] = {
     "residual_norm": ([{"residual_norm": "in_branch"}], {"residual_norm": "after_add"}),
     "residual_act": ([{"residual_act": "in_branch"}], {"residual_act": "after_add"}),
     "pool_place": ([{"pool_place": "last"}], {"pool_place": "before_norm"}),
+    "act": ([{"act": "celu"}], {"act": "gelu"}),
     "celu_alpha": ([{"celu_alpha": 0.0}], {"celu_alpha": 0.075}),
     "norm": ([{"norm": "batch"}], {"norm": "none"}),
     "ghost_batch": ([{"ghost_batch": 0}, {"ghost_batch": 16}], {"ghost_batch": 8}),
@@ -37,9 +38,15 @@ KNOBS: dict[str, tuple[list[dict[str, Any]], dict[str, Any] | None]] = {
     "norm_scale_uniform": ([{"norm_scale_uniform": False}], {"norm_scale_uniform": True}),
     "norm_scale_frozen": ([{"norm_scale_frozen": False}], {"norm_scale_frozen": True}),
     "whiten": ([{"whiten": False}], {"whiten": True}),
+    "whiten_px": ([{"whiten_px": 3}], {"whiten": True, "whiten_px": 2}),
+    "whiten_eps": ([{"whiten_eps": 1e-2}], {"whiten": True, "whiten_eps": 5e-4}),
+    "whiten_both_signs": ([{"whiten_both_signs": False}], {"whiten": True, "whiten_both_signs": True}),
+    "identity_init": ([{"identity_init": False}], {"identity_init": True}),
+    "init_scale": ([{"init_scale": 1.0}], {"init_scale": 2.0}),
     "logit_scale": ([], {"logit_scale": 0.25}),
     "epochs": ([], {"epochs": 4}),
     "batch_size": ([], {"batch_size": 32}),
+    "train_frac": ([{"train_frac": 1.0}, {"train_frac": 0.9999}], {"train_frac": 0.5}),  # all of 64 images, rounded
     "peak_lr": ([], {"peak_lr": 0.2}),
     "lr_scale": ([{"lr_scale": 1.0}, {"lr_scale": 2.0, "peak_lr": 0.2}], {"lr_scale": 2.0}),
     "warmup_frac": ([], {"warmup_frac": 0.1}),
@@ -53,14 +60,17 @@ KNOBS: dict[str, tuple[list[dict[str, Any]], dict[str, Any] | None]] = {
     "momentum": ([], {"momentum": 0.8}),
     "nesterov": ([], {"nesterov": False}),
     "weight_decay": ([], {"weight_decay": 0.01}),
+    "muon_lr": ([{"muon_lr": 0.24}], {"solver": "muon", "muon_lr": 0.1}),
     "bn_bias_lr_mult": ([{"bn_bias_lr_mult": 1.0}], {"bn_bias_lr_mult": 64.0}),
     "label_smoothing": ([{"label_smoothing": 0.0}], {"label_smoothing": 0.2}),
     "crop_pad_px": ([], {"crop_pad_px": 0}),
     "flip": ([], {"flip": False}),
+    "alternating_flip": ([{"alternating_flip": False}], {"alternating_flip": True}),
     "cutout_px": ([], {"cutout_px": 0}),
     "augment_by": ([{"augment_by": "image"}], {"augment_by": "group"}),
     "ema_decay": ([{"ema_decay": 0.0}, {"ema_decay": 0.9}], None),
     "ema_every_steps": ([{"ema_every_steps": 3, "ema_decay": 0.9}], None),
+    "lookahead": ([{"lookahead": True, "ema_decay": 1e-300}], {"lookahead": True, "ema_decay": 0.9}),
     "tta": ([{"tta": "none"}, {"tta": "flip"}, {"tta": "shift"}], None),
     "precision": ([{"precision": "fp32"}], {"precision": "bf16"}),
     "compile": ([{"compile": False}], None),
@@ -112,6 +122,24 @@ def test_at_its_identity_a_trick_trains_the_same_weights_bit_for_bit(
     tiny: Config, tiny_data: DeviceData, base: TrainState, name: str, settings: dict[str, Any]
 ) -> None:
     assert same(trained(replace(tiny, **settings), tiny_data, epochs=3), base)
+
+
+# The knobs that another one brings to life, as above, have an effect beside it.
+BESIDE: dict[str, dict[str, Any]] = {
+    "whiten_px": {"whiten": True},
+    "whiten_eps": {"whiten": True},
+    "whiten_both_signs": {"whiten": True},
+    "muon_lr": {"solver": "muon"},
+    "lookahead": {"ema_decay": 0.9},
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_a_knob_that_another_brings_to_life_has_an_effect_of_its_own(
+    tiny: Config, tiny_data: DeviceData, name: str
+) -> None:
+    other = KNOBS[name][1] or {}
+    assert not same(trained(replace(tiny, **BESIDE[name]), tiny_data), trained(replace(tiny, **other), tiny_data))
 
 
 @pytest.mark.parametrize(("name", "settings"), [(name, other) for name, (_, other) in KNOBS.items() if other])
@@ -280,7 +308,7 @@ def test_a_knob_that_another_net_has_as_well_counts_there(
         assert not same(trained(plain, tiny_data), trained(replace(plain, **other), tiny_data))
 
 
-@pytest.mark.parametrize("solver", ["sgd", "lars", "rmsprop", "adagrad", "adadelta", "adam"])
+@pytest.mark.parametrize("solver", ["sgd", "lars", "muon", "rmsprop", "adagrad", "adadelta", "adam"])
 def test_every_solver_trains_and_each_otherwise(tiny: Config, tiny_data: DeviceData, solver: str) -> None:
     plain, other = (trained(replace(tiny, peak_lr=0.01, solver=name), tiny_data) for name in ("sgd", solver))
     assert same(plain, other) == (solver == "sgd")

@@ -46,9 +46,13 @@ def saved(tiny: Config, tmp_path: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_the_net_of_every_recipe_answers_the_same_to_the_last_bit(recipe: str, tmp_path: Path) -> None:
-    config = replace(RECIPES[recipe].config(), width=2, batch_size=32)
+AIRBENCH = Config(act="gelu", whiten=True, whiten_px=2, whiten_both_signs=True, ema_decay=0.95, lookahead=True)
+BASES = {**{name: recipe.config() for name, recipe in RECIPES.items()}, "airbench": AIRBENCH}
+
+
+@pytest.mark.parametrize("base", BASES.values(), ids=BASES)
+def test_every_net_answers_the_same_to_the_last_bit(base: Config, tmp_path: Path) -> None:
+    config = replace(base, width=2, batch_size=32)
     net = used_state(config).scored_net
     save_weights(tmp_path / "w", net.state_dict(), config, DATA)
     loaded, record = load_weights(tmp_path / "w")

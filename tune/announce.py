@@ -9,12 +9,14 @@ from rich.table import Table
 from rich.text import Text
 
 from model.data import Dataset, describe
-from tune.claims import collect, experiment_named, show_claims
+from tune.claims import collect, show_claims
 from tune.commands import python, quoted, resume_command
 from tune.lines import inert, percent, short
 from tune.plan import highest
 from tune.report_data import read
+from tune.results import experiment_named
 from tune.run import Run, final_acc
+from tune.samplers import CELLS_AFTER_SEARCH
 
 BEST = 5  # the most trials that are shown
 
@@ -68,8 +70,11 @@ def _announce_experiment(run: Run, console: Console) -> None:
         console.print(experiment.question, style="bold")
     trials = manifest.trials or 0
     epochs = sum(cells[number % len(cells)].epochs for number in range(trials))
+    what = f"{len(cells)} cells"
+    if manifest.sampler == CELLS_AFTER_SEARCH:
+        what += f", a search of {', '.join(run.space.domains)}, and what it finds"
     console.print(
-        f"experiment: {inert(manifest.space_name)} at scale {manifest.scale}, {len(cells)} cells on common seeds, "
+        f"experiment: {inert(manifest.space_name)} at scale {manifest.scale}, {what} on common seeds, "
         f"{trials} trainings, {epochs:,} epochs; search seed {manifest.seed}"
     )
     _say_where(run, console)
@@ -131,7 +136,7 @@ def _summarise_experiment(run: Run, console: Console) -> None:
     for purpose, command in [
         ("the figure, every cell, how to repeat it, as one HTML file", f"tune.report {path}"),
         ("all claims of all experiments", f"tune.claims --runs-dir {quoted(run.path.parent)}"),
-        ("twice as many seeds", more),
+        ("more seeds", more),
     ]:
         console.print(f"  {purpose}:\n    {python()} -m {command}")
 

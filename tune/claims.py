@@ -12,16 +12,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-import search_spaces
 from model.command import run_command
 from model.config import InputError
-from search_spaces.experiment import SCALES, Claim, Experiment, Finding
+from search_spaces.experiment import SCALES, Claim, Finding
 from tune.commands import python
 from tune.lines import inert
 from tune.page import Content, Page, facts, table, tag
 from tune.report_data import RunData, read
 from tune.report_words import machine
-from tune.results import RunResults
+from tune.results import RunResults, experiment_of, experiments
 
 NOT_RUN = "not run"
 STYLES = {"reproduced": "green", "contradicted": "red", "undecided": "yellow", NOT_RUN: "dim", "not testable": "dim"}
@@ -39,6 +38,10 @@ class Options:
     """write the table there, too"""
     html: Path | None = None
     """write it as an HTML page"""
+    markdown: Path | None = None
+    """write it as Markdown"""
+    figures: Path | None = None
+    """write the figures of the runs there, as SVG and PNG, each under its experiment's name"""
 
 
 @dataclass(frozen=True)
@@ -68,34 +71,26 @@ def main(options: Options) -> None:
     console = Console(highlight=False)
     show_claims(verdicts, console)
     console.print(f"run one: {python()} -m tune.search --space EXPERIMENT --scale small --data PATH")
-    for path, content in [(options.json, _as_json(verdicts)), (options.html, _as_html(verdicts))]:
+    for path, content in [
+        (options.json, _as_json(verdicts)),
+        (options.html, _as_html(verdicts)),
+        (options.markdown, _as_markdown(verdicts)),
+    ]:
         if path is not None:
             try:
                 path.write_text(content, encoding="utf-8")
             except OSError as error:
                 raise InputError(f"{path} can't be written: {error.strerror}") from error
+    if options.figures:
+        from tune.figures import experiment_pictures, save  # plotly takes a while, and every search imports this module
 
-
-def experiments() -> dict[str, Experiment]:
-    """Those that come with the project."""
-    found = {name: search_spaces.definition(name) for name in search_spaces.names()}
-    return {name: each for name, each in found.items() if isinstance(each, Experiment)}
-
-
-def experiment_named(name: str) -> Experiment | None:
-    """The project's experiment of that name, if it has one."""
-    found = search_spaces.definition(name) if name in search_spaces.names() else None
-    return found if isinstance(found, Experiment) else None
-
-
-def experiment_of(data: RunData) -> Experiment | None:
-    """The experiment that the run is of; None for a search, and for an experiment that is not among the project's or
-    has other cells by now."""
-    found = experiment_named(data.run.manifest.space_name)
-    scale = data.run.manifest.scale
-    if found is None or scale is None or len(found.scales[scale].cells) != len(data.run.space.bases):
-        return None
-    return found
+        judged = {verdict.experiment: verdict.data for verdict in verdicts if verdict.data}  # the largest run of each
+        pictures = [
+            (picture.name.replace("experiment", name), picture)
+            for name, data in judged.items()
+            for picture in experiment_pictures(data)
+        ]
+        console.print(f"{options.figures}: {save(pictures, options.figures)} figures, each as SVG and PNG")
 
 
 def collect(runs: list[RunData]) -> list[Verdict]:
@@ -146,8 +141,10 @@ def show_claims(verdicts: list[Verdict], console: Console) -> None:
     console.print(", ".join(f"{count} {kind}" for kind, count in counts.items() if count))
 
 
-def _where(data: RunData) -> str:
+def _where(data: RunData | None) -> str:
     """On what it was found."""
+    if data is None:
+        return ""
     manifest, base = data.run.manifest, data.run.space.base
     images = f"{manifest.counts['train']:,} and {manifest.counts['val']:,} images"
     return f"{data.run.name}: {manifest.dataset}, {images}, width {base.width}, {machine(manifest.machine)}"
@@ -174,12 +171,20 @@ def _row(verdict: Verdict) -> dict[str, Any]:
 def claims_table(verdicts: list[Verdict]) -> Element:
     """For a page."""
     rows: list[list[Content]] = [
-        [v.claim.id, v.kind, v.claim.sentence, v.claim.published, v.said, _where(v.data) if v.data else ""]
-        for v in verdicts
+        [v.claim.id, v.kind, v.claim.sentence, v.claim.published, v.said, _where(v.data)] for v in verdicts
     ]
     columns = ["claim", "verdict", "what the source says", "published", "found here", "on what"]
     caption = "Claims of the source; intervals hold at 95%, however often one looks."
     return table(caption, columns, rows, text_columns=len(columns))
+
+
+def _as_markdown(verdicts: list[Verdict]) -> str:
+    columns = ("claim", "what the source says", "published", "verdict", "found here", "n", "on what")
+    lines = [columns, ["---"] * len(columns)]
+    for v in verdicts:
+        n = str(v.finding.estimate.n) if v.finding and v.finding.estimate else ""
+        lines.append([v.claim.id, v.claim.sentence, v.claim.published, v.kind, v.said, n, _where(v.data)])
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 
 
 def _as_html(verdicts: list[Verdict]) -> str:

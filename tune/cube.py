@@ -28,18 +28,22 @@ def levels(domain: Domain) -> int:
 
 def params_at(space: SearchSpace, shares: Array) -> dict[str, Any]:
     """The params at these shares, [d]: those that exist there."""
-    values: dict[str, Any] = {}
-    for (name, domain), share in zip(space.domains.items(), map(float, shares), strict=True):
-        match domain:
-            case LogUniform(low, high):
-                values[name] = min(max(low * (high / low) ** share, low), high)
-            case Uniform(low, high):
-                values[name] = min(max(low + share * (high - low), low), high)
-            case IntUniform(low, high):
-                values[name] = min(low + int(share * (high - low + 1)), high)
-            case Choice(choices):
-                values[name] = choices[min(int(share * len(choices)), len(choices) - 1)]
+    pairs = zip(space.domains.items(), map(float, shares), strict=True)
+    values = {name: value_at(domain, share) for (name, domain), share in pairs}
     return {name: values[name] for name in space.active(values)}
+
+
+def value_at(domain: Domain, share: float) -> Any:
+    """The domain's value at this share."""
+    match domain:
+        case LogUniform(low, high):
+            return min(max(low * (high / low) ** share, low), high)
+        case Uniform(low, high):
+            return min(max(low + share * (high - low), low), high)
+        case IntUniform(low, high):
+            return min(low + int(share * (high - low + 1)), high)
+        case Choice(choices):
+            return choices[min(int(share * len(choices)), len(choices) - 1)]
 
 
 def shares_of(space: SearchSpace, params: Mapping[str, Any]) -> Array:

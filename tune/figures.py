@@ -12,10 +12,9 @@ import plotly.io
 
 from model.config import InputError
 from tune import figures_evidence, figures_experiment, figures_search, figures_space
-from tune.claims import experiment_of
 from tune.drawing import Picture
 from tune.report_data import RunData
-from tune.results import RunResults
+from tune.results import RunResults, experiment_of
 
 WIDTH_PX, SCALE = 720, 2  # of a file; a PNG has twice as many pixels
 
@@ -23,9 +22,8 @@ WIDTH_PX, SCALE = 720, 2  # of a file; a PNG has twice as many pixels
 def run_pictures(data: RunData) -> dict[str, list[Picture]]:
     """The figures of one run, by the section of the page that they stand in."""
     if data.run.manifest.scale:
-        experiment = experiment_of(data)
         return {
-            "experiment": figures_experiment.found(experiment, RunResults(data, experiment)) if experiment else [],
+            "experiment": experiment_pictures(data),
             "timeline": [figures_search.timeline(data)],
             "curves": [figures_search.curves(data)],
         }
@@ -39,6 +37,12 @@ def run_pictures(data: RunData) -> dict[str, list[Picture]]:
         "timeline": [figures_search.timeline(data)],
         "curves": [figures_search.curves(data)],
     }
+
+
+def experiment_pictures(data: RunData) -> list[Picture]:
+    """The figures that the run's experiment declares; none where it is no experiment as the project has it."""
+    experiment = experiment_of(data)
+    return figures_experiment.found(experiment, RunResults(data, experiment)) if experiment else []
 
 
 def common_pictures(runs: Sequence[RunData]) -> list[Picture]:

@@ -1,6 +1,7 @@
 """The figure of an experiment, drawn as the experiment declares it: means over seeds with intervals, and every seed."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import plotly.graph_objects as go
@@ -21,6 +22,7 @@ UNITS = {
 }
 PANEL_PX = 300
 BY_NAME_PX = 34  # of a cell that has a line of its own
+ABOVE_GUESSING = 1.2  # times the loss of guessing: where the axis of a loss ends, since broken trainings have any loss
 
 
 def found(experiment: Experiment, results: RunResults) -> list[Picture]:
@@ -34,28 +36,50 @@ def found(experiment: Experiment, results: RunResults) -> list[Picture]:
 
 def _picture(name: str, declared: Declared, results: RunResults) -> Picture:
     cells = [cell for cell in results.cells if declared.where(cell)]
-    title = f"{UNITS[declared.y][0].split(',')[0].capitalize()} over {declared.x}"
+    y, x = _axis(declared.y)[0], declared.x
+    title = f"{y.split(',')[0].capitalize()} over {x.split(',')[0]}"
     title += f", by {declared.colour}" if declared.colour else ""
-    done = {cell: len(results.values(cell, declared.y)) for cell in cells}
-    if not any(done.values()):
+    points = {cell: _points(declared, results, cell) for cell in cells}
+    done = {len(results.values(cell, what)) for cell in cells for what in points[cell].values() or [declared.y]}
+    if not any(done):
         return Picture(name, title, "No training has ended yet.")
-    figure = _by_name(declared, results) if declared.x == "cell" else _by_field(declared, results)
-    seeds = f"{min(done.values())} to {max(done.values())}" if len({*done.values()}) > 1 else f"{max(done.values())}"
+    figure = _by_name(declared, results) if x == "cell" and not declared.series else _by_field(declared, results)
+    seeds = f"{min(done)} to {max(done)}" if len(done) > 1 else f"{max(done)}"
+    measured = declared.y not in UNITS
+    how = "measured at the end of training" if measured else "scored on held-out training images"
+    if declared.level:
+        how += f"; dashed: {_axis(declared.level)[0].split(',')[0]}"
     diverged = sum(results.diverged(cell) for cell in cells)
-    lost = f" {diverged} trainings diverged and count as guessing." if diverged else ""
+    lost = f" {diverged} trainings diverged and {'are left out' if measured else 'count as guessing'}." * bool(diverged)
+    means = [found.mean for cell in cells if (found := results.mean(cell, declared.y))]
+    top = ABOVE_GUESSING * math.log(results.classes)
+    if declared.x != "cell" and declared.y in ("loss", "train_loss") and max(means) > top:
+        figure.update_yaxes(range=[0, top])
+        lost += f" The axis ends at {top:.1f}: the loss of guessing is {math.log(results.classes):.1f}."
     return Picture(
         name,
         title,
-        f"Large marks are means over {seeds} seeds with 95% intervals, small ones single seeds, scored on held-out "
-        f"training images.{lost}",
+        f"Large marks are means over {seeds} seeds with 95% intervals, small ones single seeds, {how}.{lost}",
         figure,
     )
+
+
+def _axis(y: str) -> tuple[str, float]:
+    """Title and factor of what is drawn; what is measured has its own name, as it is."""
+    return UNITS.get(y, (y, 1.0))
+
+
+def _points(declared: Declared, results: RunResults, cell: str) -> dict[Any, str]:
+    """What is drawn of a cell, by x."""
+    if declared.series:
+        return dict(results.series(cell, declared.series))
+    return {"cell" if declared.x == "cell" else _of(results.cells[cell], declared.x): declared.y}
 
 
 def _by_name(declared: Declared, results: RunResults) -> go.Figure:
     """A line for each cell, the first on top."""
     names = [cell for cell in results.cells if declared.where(cell)][::-1]
-    title, factor = UNITS[declared.y]
+    title, factor = _axis(declared.y)
     figure = canvas(title, "", height=110 + BY_NAME_PX * len(names), showlegend=False)
     for y, cell in enumerate(names):
         values = single([factor * value for value in results.values(cell, declared.y)])
@@ -78,10 +102,10 @@ def _by_name(declared: Declared, results: RunResults) -> go.Figure:
 
 
 def _by_field(declared: Declared, results: RunResults) -> go.Figure:
-    """Lines over a field, one for each colour, in a panel for each value of another."""
-    shown = [config for cell, config in results.cells.items() if declared.where(cell)]
-    panels, colours = _values(declared.panel, shown), _values(declared.colour, shown)
-    title, factor = UNITS[declared.y]
+    """Lines over a field or a series, one for each colour, in a panel for each value of another field."""
+    cells = {cell: config for cell, config in results.cells.items() if declared.where(cell)}
+    panels, lines = _values(declared.panel, list(cells.values())), _lines(declared, cells)
+    title, factor = _axis(declared.y)
     figure = make_subplots(
         rows=len(panels),
         cols=1,
@@ -91,45 +115,59 @@ def _by_field(declared: Declared, results: RunResults) -> go.Figure:
     )
     look = canvas("", "", height=60 + PANEL_PX * len(panels)).layout
     figure.update_layout(look)
+    named = {""}  # in the legend, or in need of no place there
     for row, panel in enumerate(panels, start=1):
-        for number, colour in enumerate(colours):
-            cells = [
-                (cell, config)
-                for cell, config in results.cells.items()
-                if declared.where(cell)
-                and _of(config, declared.panel) == panel
-                and _of(config, declared.colour) == colour
-            ]
-            name = f"{declared.colour} = {short(colour)}" if declared.colour else ""
-            drawn = RUN_COLOURS[number % len(RUN_COLOURS)]
-            _line(figure, declared, results, cells, factor, row, label(name, 40), drawn)
+        for number, (name, members) in enumerate(lines.items()):
+            inside = [cell for cell in members if _of(cells[cell], declared.panel) == panel]
+            points = [(x, cell, what) for cell in inside for x, what in _points(declared, results, cell).items()]
+            colour = RUN_COLOURS[number % len(RUN_COLOURS)]
+            if points:
+                _line(figure, results, points, factor, row, label(name, 40), colour, name not in named)
+                named.add(name)
+            for cell in inside:
+                if declared.level and (level := results.mean(cell, declared.level)):
+                    figure.add_hline(factor * level.mean, line={"color": colour, "dash": "dash", "width": 1}, row=row)
     figure.update_xaxes(AXIS).update_yaxes(AXIS).update_yaxes(title_text=title)
-    figure.update_xaxes(type="log" if declared.log_x else "linear")
+    figure.update_xaxes(type="log" if declared.log_x else "-")
     return figure.update_xaxes(title_text=declared.x, row=len(panels), col=1)
+
+
+def _lines(declared: Declared, cells: Mapping[str, Config]) -> dict[str, list[str]]:
+    """Names of lines, each with the cells that it joins."""
+    if declared.series and not declared.colour:
+        return {cell: [cell] for cell in cells}
+    colours = _values(declared.colour, list(cells.values()))
+    return {
+        f"{declared.colour} = {short(colour)}" if declared.colour else "": [
+            cell for cell, config in cells.items() if _of(config, declared.colour) == colour
+        ]
+        for colour in colours
+    }
 
 
 def _line(
     figure: go.Figure,
-    declared: Declared,
     results: RunResults,
-    cells: list[tuple[str, Config]],
+    points: list[tuple[Any, str, str]],
     factor: float,
     row: int,
     name: str,
     colour: str,
+    in_legend: bool,
 ) -> None:
-    """The cells' means with intervals, joined, and every seed."""
+    """Means with intervals, joined, and every seed, of points (x, cell, what)."""
+    if all(isinstance(x, int | float) for x, _, _ in points):
+        points = sorted(points)
     xs, means, halves, seeds_x, seeds_y = [], [], [], [], []
-    for cell, config in sorted(cells, key=lambda item: _of(item[1], declared.x)):
-        found = results.mean(cell, declared.y)
+    for x, cell, what in points:
+        found = results.mean(cell, what)
         if found is None:
             continue
-        x = _of(config, declared.x)
         half = factor * (found.high - found.mean)
         xs.append(x)
         means.append(factor * found.mean)
         halves.append(half if math.isfinite(half) else 0.0)
-        values = results.values(cell, declared.y)
+        values = results.values(cell, what)
         seeds_x += [x] * len(values)
         seeds_y += [factor * value for value in values]
     figure.add_scatter(
@@ -139,7 +177,7 @@ def _line(
     figure.add_scatter(
         **{"x": xs, "y": single(means), "mode": "lines+markers", "marker": {"size": 8}, "line": {"color": colour}},
         **{"error_y": {"type": "data", "array": single(halves), "thickness": 1.5, "width": 4}},
-        **{"name": name, "legendgroup": name, "showlegend": bool(name) and row == 1, "row": row, "col": 1},
+        **{"name": name, "legendgroup": name, "showlegend": in_legend, "row": row, "col": 1},
     )
 
 

@@ -9,7 +9,7 @@ import torch
 
 from model.config import Config, InputError, nearest
 from model.memory import Needs, needs_of
-from model.meter import flops_per_image
+from model.meter import flops_per_image, flops_per_update
 from model.net import build_net
 from search_spaces.space import LIMITS
 
@@ -18,10 +18,11 @@ _S0 = Config().to_dict()
 FREE = {
     name: _S0[name]
     for name in (
-        *("logit_scale", "norm_scale", "norm_scale_uniform", "epochs"),
-        *("peak_lr", "lr_scale", "warmup_frac", "final_lr_ratio", "tail_frac", "tail_to_zero"),
-        *("momentum", "nesterov", "weight_decay", "bn_bias_lr_mult", "label_smoothing"),
-        *("crop_pad_px", "flip", "cutout_px", "augment_by", "ema_every_steps", "tta", "compile"),
+        *("logit_scale", "norm_scale", "norm_scale_uniform", "whiten_eps", "identity_init", "init_scale", "epochs"),
+        *("train_frac", "peak_lr", "lr_scale", "warmup_frac", "final_lr_ratio", "tail_frac", "tail_to_zero"),
+        *("momentum", "nesterov", "weight_decay", "muon_lr", "bn_bias_lr_mult", "label_smoothing"),
+        *("crop_pad_px", "flip", "alternating_flip", "cutout_px", "augment_by"),
+        *("ema_every_steps", "lookahead", "tta", "compile"),
     )
 }
 """fields that change neither the net's shape nor its memory; one that is missing here costs time, nothing else"""
@@ -31,11 +32,11 @@ def refusal(config: Config, num_classes: int, train_examples: int, limits: Mappi
     """Which limits the training would exceed and by how much, on one line; None if it keeps them all.
 
     FLOPs are those that `model.train` reports: convolutions and matrix products, forward and backward, of the images
-    of all whole batches. Memory is `model.memory`'s estimate, for one process that trains on CPUs. Nets that differ
-    only in what costs nothing are counted once.
+    of all whole batches, and muon's updates. Memory is `model.memory`'s estimate, for one process that trains on CPUs.
+    Nets that differ only in what costs nothing are counted once.
 
     Args:
-        train_examples: images trained on.
+        train_examples: training images of the data.
         limits: the most that is allowed, by the names in `search_spaces.space.LIMITS`.
     """
     net = _shape(config) if limits else config
@@ -54,13 +55,13 @@ def refusal(config: Config, num_classes: int, train_examples: int, limits: Mappi
 
 def same_shape(one: Config, other: Config) -> bool:
     """Whether an epoch of the one takes as many floating-point operations as one of the other, without counting."""
-    return _shape(one) == _shape(other)
+    return _shape(one) == _shape(other) and one.train_frac == other.train_frac
 
 
 def epoch_flops(config: Config, num_classes: int, train_examples: int) -> float:
     """Floating-point operations of one epoch of training, counted as above."""
-    images = train_examples // config.batch_size * config.batch_size
-    return _flops_per_image(_shape(config), num_classes) * images
+    steps, net = config.trained_images(train_examples) // config.batch_size, _shape(config)
+    return steps * (_flops_per_image(net, num_classes) * config.batch_size + _flops_per_update(net, num_classes))
 
 
 def memory_bytes(config: Config, num_classes: int, train_examples: int, ranks: int = 1) -> float:
@@ -115,6 +116,11 @@ def _params(net: Config, num_classes: int) -> int:
 @lru_cache(CACHED_NETS)
 def _flops_per_image(net: Config, num_classes: int) -> float:
     return flops_per_image(net, num_classes)
+
+
+@lru_cache(CACHED_NETS)
+def _flops_per_update(net: Config, num_classes: int) -> float:
+    return flops_per_update(net, num_classes)
 
 
 @lru_cache(CACHED_NETS)

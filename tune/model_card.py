@@ -112,7 +112,7 @@ def model_card(name: str, run: Run, confirm: dict[str, Any], row: dict[str, Any]
         if val_acc is not None
         else "",
         verdict=f"Verdict of the confirmation: {_plain(verdict)}" if verdict else "",
-        trained=f"{counts['train']:,} " if "train" in counts else "",
+        trained=f"{record.config.trained_images(counts['train']):,} " if "train" in counts else "",
         scored=f"{counts['test']:,} " if "test" in counts else "",
         fingerprint=_code(record.fingerprint),
         val=run.manifest.counts["val"],

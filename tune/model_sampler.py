@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.ensemble import ExtraTreesClassifier
 
 from search_spaces.space import Choice
 from tune.cube import features, params_at, shares_of, width
@@ -214,6 +213,8 @@ class ModelSampler:
         failed = np.array([trial.state == State.FAILED for trial in tried])
         if failed.all():
             return np.zeros(len(points), bool)
+        from sklearn.ensemble import ExtraTreesClassifier  # takes seconds, and most searches have no failures
+
         trees = ExtraTreesClassifier(TREES, min_samples_leaf=2, random_state=int(rng.integers(2**31)))
         chance = trees.fit(self._points_of(tried), failed).predict_proba(points)[:, 1]
         return chance > RISK

@@ -20,13 +20,13 @@ from model.recipes import RECIPES
 from model.sources import load, resolve
 from model.train import best_device, check_batch, check_device
 from search_spaces.domains import ends
-from search_spaces.experiment import Experiment
+from search_spaces.experiment import Experiment, Scale
 from search_spaces.space import SearchSpace
 from tune import warm_start
 from tune.limits import epoch_flops, parse_limits, refusal
 from tune.mirror import check_storage, run_folder
 from tune.run import Manifest, Run, create, here
-from tune.samplers import CELLS
+from tune.samplers import CELLS, CELLS_AFTER_SEARCH, COORDINATE
 
 CPU_WIDTH, CPU_EPOCHS = 16, 8
 GRACE_FRAC = 0.5
@@ -70,10 +70,11 @@ class Options:
     ranks_per_trial: int | None = None
     """processes that share each batch of a trial, each on one of its GPUs or on its share of the CPU cores
     (default: one per GPU)"""
-    sampler: Literal["gp", "tpe", "qmc", "random", "grid"] | None = None
-    """who proposes configs (default: gp)"""
+    sampler: Literal["gp", "tpe", "qmc", "random", "grid", "coordinate"] | None = None
+    """who proposes configs (default: gp); coordinate varies one parameter at a time, with one trial at a time"""
     scheduler: Literal["asha", "none"] | None = None
-    """asha pauses trials at rungs and goes on with the promising ones, none runs all to the end (default: asha)"""
+    """asha pauses trials at rungs and goes on with the promising ones, none runs all to the end (default: asha, but for
+    the sampler coordinate, which compares full trainings, none)"""
     grace_epochs: int | None = None
     """first epoch at which asha pauses a trial (default: half of the base's)"""
     reduction_factor: int | None = None
@@ -114,18 +115,27 @@ def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
     stem = Path(options.space).stem
     space = search_spaces.load(options.space, options.scale)
     _check_numbers(options)
-    if options.scale is not None:
-        options = _sized(options, len(space.bases))
+    experiment = _experiment(options)
+    scale = experiment.scales[options.scale] if experiment and options.scale else None
+    if scale is not None:
+        options = _sized(options, scale)
     dataset = load(options.data or "auto")
     if options.train_examples is not None:
         dataset = take(dataset, options.train_examples)
     dataset = hold_out(dataset)
 
-    space = _started(space, options, dataset, console) if options.scale is None else _set(space, options.set)
+    space = _started(space, options, dataset, console) if scale is None else _set(space, options.set)
     base = space.base
     cpus, gpus = _resources(options)
     ranks = _ranks(options, cpus, gpus)
-    check_batch(replace(base, batch_size=int(highest(space, "batch_size"))), len(dataset.train_labels), ranks)
+    measure = experiment.measure if experiment else None
+    if measure and ranks > 1:
+        raise InputError(
+            f"--gpus-per-trial {gpus:g}: {stem} measures {measure} on its nets, for which a trial must be one process; "
+            f"give 1 or a share of a GPU"
+        )
+    worst = replace(base, batch_size=int(highest(space, "batch_size")), train_frac=lowest(space, "train_frac"))
+    check_batch(worst, len(dataset.train_labels), ranks)
     if options.address is None:
         check_device(base, best_device())
         if warning := slow_precision(base, best_device()):
@@ -146,9 +156,10 @@ def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
         objective=options.objective or "accuracy",
         target_acc=options.target_acc,
         seed=options.seed or 0,
-        sampler=options.sampler or (CELLS if options.scale else "gp"),
-        scheduler=options.scheduler or ("none" if options.scale else "asha"),
+        sampler=options.sampler or ("gp" if scale is None else CELLS_AFTER_SEARCH if scale.search else CELLS),
+        scheduler=options.scheduler or ("none" if scale or options.sampler == COORDINATE else "asha"),
         scale=options.scale,
+        measure=measure,
         epoch_flops=epoch_flops(base, len(dataset.classes), len(dataset.train_labels)),
         grace_epochs=grace,
         reduction_factor=options.reduction_factor or 3,
@@ -171,7 +182,17 @@ def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
     return run, dataset
 
 
-def _sized(options: Options, cells: int) -> Options:
+def _experiment(options: Options) -> Experiment | None:
+    """What was asked for, if it is one."""
+    if options.scale is None:
+        return None
+    assert options.space
+    found = search_spaces.definition(options.space)
+    assert isinstance(found, Experiment)
+    return found
+
+
+def _sized(options: Options, scale: Scale) -> Options:
     """The options of an experiment, where they are not given: those of its scale.
 
     Raises:
@@ -181,17 +202,13 @@ def _sized(options: Options, cells: int) -> Options:
     for option in fields(options):
         if option.name not in allowed - {"budget"} and getattr(options, option.name) != option.default:
             raise InputError(
-                f"--{option.name.replace('_', '-')} doesn't go with --scale {options.scale}: an experiment trains each "
-                f"of its cells to the end and searches nothing; leave it out"
+                f"--{option.name.replace('_', '-')} doesn't go with --scale {options.scale}: an experiment "
+                f"says itself what it trains, and trains it to the end; leave it out"
             )
-    assert options.space and options.scale
-    experiment = search_spaces.definition(options.space)
-    assert isinstance(experiment, Experiment)
-    scale = experiment.scales[options.scale]
     return replace(
         options,
         data=options.data or scale.data,
-        trials=options.trials or cells * scale.seeds,
+        trials=options.trials or scale.trials,
         train_examples=options.train_examples or scale.train_examples,
     )
 
@@ -203,8 +220,9 @@ def _set(space: SearchSpace, assignments: tuple[tuple[str, ...], ...]) -> Search
         InputError: a field that the cells differ in, or an unknown one, or a bad value.
     """
     given = [text for texts in assignments for text in texts]
+    vary = {*space.domains, *(coordinate.field for coordinate in space.coordinates)}
     for text in given:
-        if text.partition("=")[0] in space.domains:
+        if text.partition("=")[0] in vary:
             raise InputError(f"--set {text}: this is what the cells of the experiment differ in; leave it out")
     return space.with_base(with_assignments(space.base, given))
 
@@ -227,6 +245,10 @@ def _check_numbers(options: Options) -> None:
         raise InputError(
             f"--objective {kind} {'needs' if target is None else 'has no'} --target-acc"
             f"{' A, the validation accuracy to reach, as in 0.94' if target is None else ': leave it out'}"
+        )
+    if options.sampler == COORDINATE and options.scheduler == "asha":
+        raise InputError(
+            "--scheduler asha doesn't go with --sampler coordinate, which compares full trainings: leave it out"
         )
     if target is not None and not 0 < target <= 1:
         raise InputError(f"--target-acc {target}: it must be a share above 0 and at most 1, as in 0.94 for 94%")
@@ -270,7 +292,7 @@ def fitted(base: Config, dataset: Dataset, keep: set[str], console: Console) -> 
         changes["width"] = min(base.width, CPU_WIDTH)
         changes["epochs"] = min(base.epochs, CPU_EPOCHS)
     batch = base.batch_size
-    while batch > 1 and len(dataset.train_labels) // batch < MIN_STEPS:
+    while batch > 1 and base.trained_images(len(dataset.train_labels)) // batch < MIN_STEPS:
         batch //= 2
     changes["batch_size"] = batch
     changes["ghost_batch"] = min(base.ghost_batch, batch)
@@ -284,6 +306,12 @@ def highest(space: SearchSpace, name: str) -> float:
     """The largest value of a numeric knob in the space: the end of its domain, or the base's."""
     value = getattr(space.base, name)  # also what a trial has where the domain is not active
     return max(value, *ends(space.domains[name])) if name in space.domains else value
+
+
+def lowest(space: SearchSpace, name: str) -> float:
+    """The smallest, as above."""
+    value = getattr(space.base, name)
+    return min(value, *ends(space.domains[name])) if name in space.domains else value
 
 
 def _resources(options: Options) -> tuple[float, float]:

@@ -13,13 +13,13 @@ from rich.console import Console
 from model.command import run_command
 from model.config import InputError
 from tune import report_words as words
-from tune.claims import claims_table, collect, experiment_of
+from tune.claims import claims_table, collect
 from tune.drawing import BASE, BEST, FULL, Picture, between, name_of
 from tune.figures import common_pictures, run_pictures, save
 from tune.lines import inert, percent, short
 from tune.page import Content, Page, commands, facts, table, tag
 from tune.report_data import RunData, Seen, read
-from tune.results import RunResults
+from tune.results import RunResults, experiment_of
 
 SHOWN = 8  # trials in the table of the best
 DIVERGE = 0.01  # of the base's value: a parameter that differs by less counts as the same

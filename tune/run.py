@@ -85,6 +85,8 @@ class Manifest:
     """floating-point operations of an epoch of the base, on the images trained on; counting them takes seconds"""
     scale: str | None = None
     """of an experiment, else None"""
+    measure: str | None = None
+    """what an experiment measures on every net at the end of its training, a name of `model.diagnostics.MEASURES`"""
     ranks: int = 1
     """processes that share the batches of a trial, each with `threads` CPU threads"""
     storage: str | None = None

@@ -1,13 +1,14 @@
 """Who proposes the next config. A new sampler is a function here with an entry in SAMPLERS.
 
-A sampler is made once per search from a `Question`; asked for trial `number` it answers with params, or with None when
-the space is used up. It depends on nothing but the trials, the seed and the number, so that a resumed search goes on as
-if nothing had happened. `gp`, whose model also says which paused trial goes on, is in tune/model_sampler.py.
+A sampler is made once per search from a `Question`; asked for trial `number` it answers with params, with WAIT while it
+needs the result of a trial under way, or with None when the space is used up. It depends on nothing but the trials, the
+seed and the number, so that a resumed search goes on as if nothing had happened. `gp`, whose model also says which
+paused trial goes on, is in tune/model_sampler.py.
 """
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,17 +21,21 @@ from scipy.stats import qmc
 
 from model.config import InputError
 from search_spaces.space import Choice, Domain, IntUniform, LogUniform, SearchSpace, Uniform
-from tune.cube import levels, params_at
+from tune.cube import levels, params_at, value_at
 from tune.gp import Array
-from tune.trials import WORST, State, Trials
+from tune.trials import WORST, State, Trial, Trials
 
 Params = dict[str, Any]
+WAIT: Params = {}
+"""what a sampler says that has nothing to propose before a trial under way has ended"""
 ATTEMPTS = 1000  # at a proposal that is new and allowed
 ASKS = 20  # of TPE for one trial, each some milliseconds; in a space of few points draws find a new one sooner
 RANDOM_SHARE = 1 / 3  # of TPE's proposals, so that it can't fixate on its first survivors (as in BOHB)
 GRID_LEVELS = 5  # of a number, its ends included
 LARGEST_GRID = 100_000
-CELLS = "cells"  # what an experiment has in place of a sampler
+UNIFORM_STEPS = 8  # of a coordinate search, from one end of a domain that is no logarithm to the other
+COORDINATE = "coordinate"
+CELLS, CELLS_AFTER_SEARCH = "cells", "cells after search"  # what an experiment has in place of a sampler
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,8 @@ class Question:
     seed: int
     allowed: Callable[[Params], bool] = lambda params: True
     """whether a config can be made of these params, within the limits of the space"""
+    score: Callable[[Trial], float] = lambda trial: trial.accs[-1]
+    """how good a trial is that ran to its end; higher is better"""
 
     def rng(self, *path: int) -> np.random.Generator:
         """A generator for the purpose that `path` names."""
@@ -195,9 +202,104 @@ def comparable(trials: Trials, enough: int) -> dict[int, float]:
     return {}
 
 
+def coordinate(question: Question) -> Propose:
+    """A cyclic coordinate search from the base, see `_lines`. Whether a step pays is known when its trial has run to
+    its end: one is under way at a time. No point is trained twice."""
+
+    def propose(number: int) -> Params | None:
+        params, ended = _followed(question)
+        return None if ended else params
+
+    return propose
+
+
+def cells_after_search(question: Question) -> Propose:
+    """An experiment whose first base is the start of a coordinate search: when that has ended, its best point and the
+    other bases over and over, each time on another seed."""
+    others = [question.space.params_of(base) for base in question.space.bases[1:]]
+
+    def propose(number: int) -> Params | None:
+        params, ended = _followed(question)
+        if not ended:
+            return params
+        return min([params, *others], key=lambda each: sum(trial.params == each for trial in question.trials.all))
+
+    return propose
+
+
+def _followed(question: Question) -> tuple[Params, bool]:
+    """Where a coordinate search stands: what it needs the result of next, or WAIT; or the best point, and that it has
+    ended. The first trial counts where some params have several; one that failed is worse than any other."""
+    tried = {frozenset(trial.params.items()): trial for trial in reversed(question.trials.all)}
+    search = _lines(question.space)
+    params = next(search)
+    while True:
+        trial = tried.get(frozenset(params.items()))
+        if trial and trial.state in (State.RUNNING, State.PAUSED):
+            return WAIT, False
+        if not trial and question.allowed(params):
+            return params, False
+        score = question.score(trial) if trial and trial.state == State.DONE else -math.inf
+        try:
+            params = search.send(score)
+        except StopIteration as end:
+            return end.value, True
+
+
+def _lines(space: SearchSpace) -> Generator[Params, float, Params]:
+    """The points of a cyclic coordinate search ("How to Train Your ResNet" 5, claim C20), each to be answered with its
+    score; at the end it returns the best.
+
+    The domains take turns, in their order. From the best point so far the value moves step by step as long as that is
+    better: in the direction in which it moved last, at first down, or where the first step is no better, in the other.
+    When no domain has moved for a whole cycle, the search has ended.
+    """
+    best = space.params_of(space.base)
+    start = {name: best.get(name, value_at(domain, 0.5)) for name, domain in space.domains.items()}
+    steps, towards = dict.fromkeys(start, 0), dict.fromkeys(start, -1)
+
+    def point(steps: dict[str, int]) -> Params | None:
+        values = {name: _stepped(domain, start[name], steps[name]) for name, domain in space.domains.items()}
+        inside = all(domain.contains(values[name]) for name, domain in space.domains.items())
+        return {name: values[name] for name in space.active(values)} if inside else None
+
+    best_score = yield best
+    turns, unmoved = itertools.cycle(start), 0
+    while unmoved < len(start):
+        name = next(turns)
+        unmoved += 1
+        for direction in (towards[name], -towards[name]):
+            while params := point({**steps, name: steps[name] + direction}):
+                score = yield params
+                if score <= best_score:
+                    break
+                best, best_score = params, score
+                steps[name] += direction
+                towards[name], unmoved = direction, 0
+            if not unmoved:
+                break
+    return best
+
+
+def _stepped(domain: Domain, value: Any, steps: int) -> Any:
+    """The value so many steps up: doublings of a LogUniform, of the other numbers parts of the range; choices go round.
+    It may lie outside of the domain."""
+    match domain:
+        case LogUniform():
+            return value * 2.0**steps
+        case Uniform(low, high):
+            return value + steps * (high - low) / UNIFORM_STEPS
+        case IntUniform(low, high):
+            return value + steps * max(1, round((high - low) / UNIFORM_STEPS))
+        case Choice(choices):
+            return choices[(choices.index(value) + steps) % len(choices)]
+
+
 SAMPLERS: dict[str, Callable[[Question], Propose]] = {
     "tpe": tpe,
     "qmc": quasi_random,
     "random": random,
     "grid": grid,
+    COORDINATE: coordinate,
 }
+OF_EXPERIMENTS: dict[str, Callable[[Question], Propose]] = {CELLS: cells, CELLS_AFTER_SEARCH: cells_after_search}

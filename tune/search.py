@@ -129,6 +129,7 @@ def _search(run: Run, dataset: Dataset, mirror: Mirror, options: Options, consol
                         threads=manifest.threads,
                         ranks=manifest.ranks,
                         gpus=manifest.gpus_per_trial,
+                        measure=manifest.measure,
                     ),
                     resources_per_trial={"cpu": manifest.cpus_per_trial, "gpu": manifest.gpus_per_trial},
                     search_alg=searcher,

@@ -22,7 +22,7 @@ from search_spaces.space import SearchSpace
 from tune.cube import shares_of
 from tune.model_sampler import Earlier, ModelSampler, Resume
 from tune.objective import Objective
-from tune.samplers import CELLS, SAMPLERS, Params, Question, cells, distribution
+from tune.samplers import OF_EXPERIMENTS, SAMPLERS, WAIT, Params, Question, distribution
 from tune.trials import State, Trial, Trials, asha_cost
 
 MODEL = "gp"
@@ -48,7 +48,7 @@ class StudySearcher(Searcher):
     Args:
         study: the record.
         trials: empty, with the rungs of this search; filled from the study and `metrics`.
-        sampler: `gp` or a name in SAMPLERS.
+        sampler: `gp` or a name in SAMPLERS or OF_EXPERIMENTS.
         slots: how many legs may be under way at once; may be changed at any time. Proposals are made when a slot is
             free, not ahead, so that each knows all results so far.
         most_trials: no more are started; None is no limit.
@@ -95,10 +95,10 @@ class StudySearcher(Searcher):
         self._budget_is_given = budget is not None
         self._distributions = {name: distribution(domain) for name, domain in space.domains.items()}
         self._legs: dict[str, int] = {}  # Ray's trial id -> our number, of legs under way
-        question = Question(space, trials, stream(seed, 1), self._allowed)
+        question = Question(space, trials, stream(seed, 1), self._allowed, self.score)
         self._model = ModelSampler(question, objective, earlier or []) if sampler == MODEL else None
-        self._propose = None if sampler == MODEL else {**SAMPLERS, CELLS: cells}[sampler](question)
-        self._trials_per_seed = len(space.bases) if sampler == CELLS else 1
+        self._propose = None if sampler == MODEL else {**SAMPLERS, **OF_EXPERIMENTS}[sampler](question)
+        self._is_experiment = sampler in OF_EXPERIMENTS
         self._last_config: tuple[Params | None, Config] = (None, space.base)
         self._used_up = False
         self._unfinished: list[int] = []
@@ -213,11 +213,15 @@ class StudySearcher(Searcher):
             return Resume(promoted.number)
         params = self._propose(number) if self._propose and number is not None else None
         self._used_up = params is None
-        return params
+        return None if params is WAIT else params
 
     def _trial_seed(self, number: int) -> int:
-        """Of a search each trial's own; of an experiment common to all of its cells."""
-        return trial_seed(self._seed, number // self._trials_per_seed)
+        """Of a search each trial's own; of an experiment one that the first trainings of all configs have in common,
+        one that the second have, ..."""
+        if self._is_experiment:
+            params = self.trials.all[number].params
+            number = sum(earlier.params == params for earlier in self.trials.all[:number])
+        return trial_seed(self._seed, number)
 
     def _config(self, params: Params) -> Config:
         """The config of these params; a proposal's is asked for several times."""

@@ -1,5 +1,6 @@
 """`python -m tune.spaces [NAME]`: which spaces and experiments there are, what they ask and what they cost here."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -51,7 +52,7 @@ def scale_flops(scale: Scale) -> float:
     """Floating-point operations of all its trainings."""
     images = round((scale.train_examples or IMAGES[scale.data]) * (1 - HELD_OUT))
     classes = 10
-    return scale.seeds * sum(cell.epochs * epoch_flops(cell, classes, images) for cell in scale.cells.values())
+    return sum(count * config.epochs * epoch_flops(config, classes, images) for config, count in scale.trainings)
 
 
 def _list(flops_per_s: float, console: Console) -> None:
@@ -69,7 +70,10 @@ def _list(flops_per_s: float, console: Console) -> None:
 def _cost(scale: Scale, flops_per_s: float) -> str:
     flops = scale_flops(scale)
     images = f"{scale.train_examples:,} images" if scale.train_examples else "all images"
-    trainings = f"{len(scale.cells)} cells x {scale.seeds} seed{'s' * (scale.seeds > 1)}, {scale.epochs:,} epochs"
+    search = f"a search of about {scale.search.runs} trainings, then " if scale.search else ""
+    trainings = (
+        f"{search}{len(scale.cells)} cells x {scale.seeds} seed{'s' * (scale.seeds > 1)}, {scale.epochs:,} epochs"
+    )
     time = duration(flops / flops_per_s / SHARE)
     return f"{trainings} on {images} of {scale.data}, {flops:.2g} FLOP, about {time} here"
 
@@ -79,8 +83,7 @@ def _one(name: str, flops_per_s: float, console: Console) -> None:
     console.print(Text(name, style="bold"))
     if isinstance(found, SearchSpace):
         console.print(f"a space to search around {found.base.describe()}")
-        for parameter, domain in found.domains.items():
-            console.print(Text(f"  {parameter}: {domain_words(domain)}"))
+        _domains(found.domains, console)
         return
     console.print(Text(found.question))
     _scales(found, flops_per_s, console)
@@ -97,6 +100,8 @@ def _scales(experiment: Experiment, flops_per_s: float, console: Console) -> Non
         console.print(Text(f"--scale {name}: {_cost(scale, flops_per_s)}"))
         console.print(Text(f"  {scale.why}"))
         if name == "small":
+            if scale.search:
+                _domains(scale.search.domains, console)
             for cell, config in scale.cells.items():
                 console.print(Text(f"  {cell}: {_differing(config, scale)}"))
 
@@ -106,6 +111,11 @@ def _differing(config: Config, scale: Scale) -> str:
     every = [cell.to_dict() for cell in scale.cells.values()]
     own = config.to_dict()
     return ", ".join(f"{name}={value}" for name, value in own.items() if any(each[name] != value for each in every))
+
+
+def _domains(domains: Mapping[str, Domain], console: Console) -> None:
+    for name, domain in domains.items():
+        console.print(Text(f"  {name}: {domain_words(domain)}"))
 
 
 def domain_words(domain: Domain) -> str:

@@ -1,5 +1,6 @@
-"""TensorBoard events. Of a trial: `val/acc`, `train/loss`, `lr`, `time/train_s`, sample images, config, hparams. Of a
-confirmed config: confusion matrix, misclassified images, sample images, config."""
+"""TensorBoard events. Of a trial: `val/acc`, `train/loss`, `lr`, `time/train_s`, what an experiment measured as
+`measured/NAME`, sample images, config, hparams. Of a confirmed config: confusion matrix, misclassified images, sample
+images, config."""
 
 import json
 from pathlib import Path
@@ -8,11 +9,11 @@ from typing import Any
 import torch
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
-from torchvision.utils import make_grid
 
 from model.augment import augment, draw
 from model.config import Config
 from model.data import Dataset, to_device
+from model.diagnostics import MEASURED
 from model.predict import scored_logits
 from model.weights import restore_net
 from tune.pictures import confusion_matrix, misclassified
@@ -47,6 +48,7 @@ class TrialEvents:
             "train/loss": metrics["train_loss"],
             "lr": metrics["lr"],
             "time/train_s": metrics["train_s"],
+            **{name: value for name, value in metrics.items() if name.startswith(MEASURED)},
         }
         for tag, value in scalars.items():
             if value is not None:
@@ -94,13 +96,14 @@ def confirm_events(
 
 
 def sample_images(config: Config, dataset: Dataset, seed: int) -> torch.Tensor:
-    """A grid of training images as the net sees them: uint8 [3, H, W]; cutout shows as the mean colour."""
+    """A row of training images as the net sees them: uint8 [3, H, W]; cutout shows as the mean colour."""
     data = to_device(dataset, torch.device("cpu"))
     images = data.train_images[:SAMPLES]
     choices = draw(len(images), config, torch.Generator().manual_seed(seed))
     inputs = augment(images, choices, config, data.mean, data.std)
     pixels = inputs * data.std[:, None, None] + data.mean[:, None, None]
-    return make_grid(pixels.round().clamp(0, 255).to(torch.uint8), nrow=8)
+    framed = torch.nn.functional.pad(pixels.round().clamp(0, 255).to(torch.uint8), (1, 1, 1, 1))
+    return framed.permute(1, 2, 0, 3).flatten(2)  # torchvision's make_grid takes as long to import as torch itself
 
 
 def _writer(folder: Path) -> SummaryWriter:

@@ -14,10 +14,11 @@ from ray import tune as ray_tune
 
 from model.config import Config, InputError
 from model.data import Dataset, to_device
+from model.diagnostics import MEASURED, MEASURES
 from model.memory import OutOfMemory, release_freed_memory
 from model.meter import peak_memory, reset_peak_memory
 from model.ranks import RankError, Ranks
-from model.train import EpochMetrics, best_device, init_state, train
+from model.train import EpochMetrics, TrainState, best_device, init_state, train
 from tune.checkpoint import Checkpoints
 
 RANK_DEATHS = 3  # a trial that lost a rank this often is not tried again
@@ -29,13 +30,22 @@ class Worker(ray_tune.Trainable):
     What it is given is {"number", "config" (all of it), "seed", "until_epoch"}: one leg of a trial, from where its
     checkpoint ends to that epoch. Each step trains one epoch, saves the checkpoint, then reports; so a trial whose
     worker dies goes on from its last epoch in another worker. The first report also holds the epochs of the
-    checkpoint, in case the driver never saw them.
+    checkpoint, in case the driver never saw them. The last epoch of a whole training also holds what is measured then.
     """
 
     def setup(  # type: ignore[override]  # with_parameters() gives the rest
-        self, config: dict[str, Any], dataset: Dataset, checkpoints: Checkpoints, threads: int, ranks: int, gpus: float
+        self,
+        config: dict[str, Any],
+        dataset: Dataset,
+        checkpoints: Checkpoints,
+        threads: int,
+        ranks: int,
+        gpus: float,
+        measure: str | None,
     ) -> None:
+        assert measure is None or ranks == 1
         self._dataset, self._threads, self._ranks = dataset, threads, ranks
+        self._measure = MEASURES[measure] if measure else None
         self._shares_memory = gpus < 1  # with other trials: what is too much beside them may fit later
         self._group: Ranks | None = None
         if ranks == 1:
@@ -53,6 +63,7 @@ class Worker(ray_tune.Trainable):
         self._history: list[dict[str, Any]] = []
         self._unreported: list[dict[str, Any]] = []
         self._rank_deaths = 0
+        self._state: TrainState | None = None  # where there is one rank
         self._state_dict: Callable[[], dict[str, Any] | None] | None = None
         self._epochs: Iterator[EpochMetrics] | None = None  # made in the first step, where it may fail
         return True
@@ -67,7 +78,9 @@ class Worker(ray_tune.Trainable):
         out_of_memory = False
         try:
             metrics = self._next_epoch()
+            measured = self._measured(metrics)
         except Exception as error:  # whatever goes wrong in one trial must not end the search
+            metrics = None
             said = str(error).partition("\n")[0]
             failed = said if isinstance(error, InputError) else f"{type(error).__name__}: {said}"
             out_of_memory = self._shares_memory and _ran_out_of_memory(error)
@@ -76,6 +89,7 @@ class Worker(ray_tune.Trainable):
             entry |= {"began_s": began_s, "ended_s": time.time()}
             if self._ranks == 1:
                 entry |= peak_memory(self._data.device)
+            entry |= measured
             self._history.append(entry)
             self._unreported.append(entry)
             try:
@@ -84,7 +98,7 @@ class Worker(ray_tune.Trainable):
                 disk_error = f"trial {self._number}'s checkpoint: {error.strerror or error}"
         done = not metrics or metrics.diverged or metrics.epoch == self._until_epoch
         if done:
-            self._state_dict = self._epochs = None  # frees the net before the next trial builds its own
+            self._state = self._state_dict = self._epochs = None  # frees the net before the next trial builds its own
             if self._shares_memory:
                 release_freed_memory()
         new_epochs, self._unreported = self._unreported, []
@@ -112,6 +126,14 @@ class Worker(ray_tune.Trainable):
                 raise
         return self._next_epoch()
 
+    def _measured(self, metrics: EpochMetrics | None) -> dict[str, float]:
+        """What the experiment measures, if the training has just come to its end."""
+        if not (self._measure and metrics and metrics.epoch == self._config.epochs and not metrics.diverged):
+            return {}
+        assert self._state is not None
+        found = self._measure(self._config, self._data, self._state, self._seed)
+        return {f"{MEASURED}{name}": value for name, value in found.items()}
+
     def _start(self) -> Iterator[EpochMetrics]:
         """The trial's epochs from where its checkpoint ends, or from the beginning."""
         saved = self._checkpoints.load(self._number)
@@ -123,7 +145,7 @@ class Worker(ray_tune.Trainable):
             self._state_dict = lambda: group.state
             return group.train(self._config, seed=self._seed, state=saved["state"] if saved else None)
         reset_peak_memory(self._data.device)
-        state = init_state(self._config, self._data, self._seed)
+        self._state = state = init_state(self._config, self._data, self._seed)
         if saved:
             state.load_state_dict(saved["state"])
         self._state_dict = state.state_dict
