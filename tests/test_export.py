@@ -29,6 +29,7 @@ from model.config import load_config
 from model.data import Dataset, to_device
 from model.train import init_state
 from model.weights import load_weights, save_weights
+from tune import model_card
 from tune.run import Run
 from tune.samplers import distribution
 
@@ -257,6 +258,19 @@ def test_the_card_says_what_the_file_is_and_is_not(run: Run, export: Export) -> 
         "MIT",
     ]:
         assert fact in card, fact
+
+
+@pytest.mark.parametrize(
+    ("net", "kind"),
+    [
+        ("resnet9", "ResNet-9"),
+        ("dawn", "The DAWN net"),
+        ("resnet110", "ResNet-110"),
+        ("pooled", "The backbone `pooled`"),
+    ],
+)
+def test_a_card_names_its_net(net: str, kind: str) -> None:
+    assert model_card._kind(net) == kind
 
 
 def test_the_card_counts_the_images_that_the_config_takes(tmp_path: Path, export: Export) -> None:
