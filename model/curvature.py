@@ -24,7 +24,8 @@ def curvature(config: Config, data: DeviceData, state: TrainState, seed: int) ->
     """The largest eigenvalue of the training loss's Hessian, before and after the logits' moments are projected out.
 
     Loss and derivatives are those of 4 batches of training images, not augmented, in fp32, with respect to the trained
-    weights; weight decay is no part of it. Norms work as in training: batch norm with each batch's own statistics.
+    weights; weight decay is no part of it. Norms work as in training: batch norm with each batch's own statistics. The
+    graph of all batches is kept for the second derivatives: about 1 MB an image at width 8, 8 MB at width 64.
 
     Returns:
         "lambda_max"; "lambda_max_projected", the same on the complement of the gradients of mean, variance and third

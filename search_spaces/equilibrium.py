@@ -67,7 +67,7 @@ SPACE = Experiment(
     question="Does weight decay set the relative step, in each layer alike?",
     scales={
         "tiny": Scale(
-            cells=cells([(4, 1), (16, 1)], epochs=1, **TINY), data="digits", seeds=2, why="Shows that it runs."
+            cells=cells([(4, 1), (16, 1)], epochs=1, **TINY), data="digits", seeds=1, why="Shows that it runs."
         ),
         "small": Scale(
             cells=cells([(4, 1), (1, 4), (16, 1), (4, 4)], epochs=10, **SMALL),
@@ -84,15 +84,14 @@ SPACE = Experiment(
             why="The published rate and decay, and others. Coming to rest takes 125 steps of 2,100 at the most.",
         ),
     },
-    figures=[
-        Figure(x="layer", y="relative step", series="relative_step", level="expected_step", panel="lr_scale"),
-    ],
+    figures=[Figure(x="layer", y="relative step", series="relative_step", level="expected_step")],
     claims=[
         Claim(
             id="C22",
             sentence="Weight decay sets the relative step",
             published="a fixed point, controlled by lambda * alpha / (1 - rho); no number",
             judge=as_predicted,
+            not_at={"tiny": "in the few steps of an epoch no weight comes to rest"},
         )
     ],
     measure="steps",
