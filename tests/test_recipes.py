@@ -64,6 +64,7 @@ def test_s0_is_the_published_baseline() -> None:
         "logit_scale": 1 / 8,
         "epochs": 24,
         "batch_size": 512,
+        "train_frac": 1.0,
         "peak_lr": 0.4,
         "lr_scale": 1.0,
         "warmup_frac": 5 / 24,
