@@ -174,8 +174,15 @@ def _line(
         **{"x": seeds_x, "y": single(seeds_y), "mode": "markers", "marker": {"size": 4, "color": colour}},
         **{"opacity": 0.5, "showlegend": False, "hoverinfo": "skip", "row": row, "col": 1},
     )
+    mode = "markers" if any(isinstance(x, str) for x in xs) else "lines+markers"  # nothing lies between two layers
     figure.add_scatter(
-        **{"x": xs, "y": single(means), "mode": "lines+markers", "marker": {"size": 8}, "line": {"color": colour}},
+        **{
+            "x": xs,
+            "y": single(means),
+            "mode": mode,
+            "marker": {"size": 8, "color": colour},
+            "line": {"color": colour},
+        },
         **{"error_y": {"type": "data", "array": single(halves), "thickness": 1.5, "width": 4}},
         **{"name": name, "legendgroup": name, "showlegend": in_legend, "row": row, "col": 1},
     )
