@@ -112,7 +112,7 @@ def test_matmul_speed_is_a_plausible_number(precision: str, monkeypatch: pytest.
 @pytest.mark.parametrize("slow", [torch.bfloat16, torch.float32])
 def test_a_cpu_that_only_emulates_bf16_is_warned_of(slow: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     def conv2d(images: torch.Tensor, kernel: torch.Tensor, padding: int) -> torch.Tensor:
-        time.sleep(0.2 if images.dtype == slow else 0.0)
+        time.sleep(1.0 if images.dtype == slow else 0.0)
         return torch.nn.functional.conv2d(images, kernel, padding=padding)
 
     monkeypatch.setattr("model.meter.conv2d", conv2d)
