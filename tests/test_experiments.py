@@ -272,6 +272,7 @@ def test_an_experiment_runs_to_its_claims(command: Command, tmp_path: Path) -> N
     reported = command("tune.report", "runs/tried")
     assert reported.returncode == 0, reported.stderr
     page = (tmp_path / "runs" / "tried" / "report.html").read_text()
+    assert "python -m tune.claims" in page and "python -m tune.confirm" not in page
     assert found.question in page and all(f">{cell}</th>" in page for cell in results.cells)
 
     confirmed = command("tune.confirm", "runs/tried")

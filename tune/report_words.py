@@ -262,7 +262,10 @@ def reproduce(data: RunData) -> tuple[list[str], list[str]]:
     for name, limit in limits.items():
         parts += ["--limit", f"{name}={limit:g}"]
     folder = quoted(run.path)
-    top = [f"python -m tune.confirm {folder}", f"python -m tune.export {folder}  # prints what repeats a trial"]
+    if run.manifest.scale:
+        top = [f"python -m tune.claims {folder}"]
+    else:
+        top = [f"python -m tune.confirm {folder}", f"python -m tune.export {folder}  # prints what repeats a trial"]
     return [shlex.join([*parts, "--name", run.name]), *top, f"python -m tune.report {folder}"], notes
 
 
