@@ -58,7 +58,7 @@ def flops_per_image(config: Config, num_classes: int) -> float:
         net = build_net(config, num_classes)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.forward = lambda x: x  # type: ignore[assignment, method-assign]  # counts nothing, takes most time
+            module.forward = torch.clone  # type: ignore[method-assign]  # counts nothing, takes most time
     images = torch.empty(batch, SIDE_PX, SIDE_PX, CHANNELS, device=meta).permute(0, 3, 1, 2)
     labels = torch.zeros(batch, dtype=torch.int64, device=meta)
     with FlopCounterMode(display=False) as counter:
