@@ -52,7 +52,8 @@ def widens(results: Results) -> Finding:
         return Finding("undecided", "not all rates have results yet")
     n = min(len(results.values(cell)) for cell in results.cells)
     ratio, step = batch / none, sorted(rates)[1] / sorted(rates)[0]
-    text = f"stable up to {batch:g} with batch norm and up to {none:g} without: {ratio:.3g} times ({n} seeds)"
+    seeds = f"{n} seed{'s' * (n != 1)}"
+    text = f"stable up to {batch:g} with batch norm and up to {none:g} without: {ratio:.3g} times ({seeds})"
     if batch == max(rates):
         text += "; with batch norm every rate tried was stable"
     found = Estimate(n, ratio, ratio / step, ratio * step)  # one step of the grid either way
