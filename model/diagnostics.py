@@ -35,7 +35,7 @@ def recency(config: Config, data: DeviceData, state: TrainState, seed: int) -> d
         of training; an epoch of fewer than ten batches has one for each. "old_loss", that of the batches trained on
         half an epoch before the end or earlier.
     """
-    net, steps = state.scored_net, config.trained_images(len(data.train_labels)) // config.batch_size
+    net = state.scored_net
     was_training = net.training
     net.eval()
     losses = []
@@ -44,7 +44,7 @@ def recency(config: Config, data: DeviceData, state: TrainState, seed: int) -> d
             logits = net(inputs)
         losses.append(cross_entropy(logits.float(), labels))
     net.train(was_training)
-    newest_first = torch.stack(losses).flip(0).cpu()
+    newest_first, steps = torch.stack(losses).flip(0).cpu(), len(losses)
     bins = min(AGES, steps)
     place = torch.arange(steps) * bins // steps
     found = {f"recency {(each + 0.5) / bins:g}": newest_first[place == each].mean().item() for each in range(bins)}

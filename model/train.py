@@ -215,7 +215,10 @@ def train_step(
 
 def _chosen(config: Config, data: DeviceData) -> torch.Tensor:
     """Where the images that are trained on stand among all of the training images: int64 [N], ascending."""
-    examples = config.trained_images(len(data.train_labels))
+    there = len(data.train_labels)
+    examples = config.trained_images(there)
+    if examples == there:
+        return torch.arange(there, device=data.device)  # to choose takes 15 ms of every epoch's clock
     return torch.from_numpy(chosen_images(data.train_labels.cpu().numpy(), examples)).to(data.device)
 
 

@@ -27,7 +27,11 @@ def load(name: str, scale: str | None = None) -> SearchSpace:
         InputError: unknown name, a file that is missing, not Python, fails, or defines no SPACE, or a scale that is
             missing or doesn't apply.
     """
-    found = definition(name)
+    return at_scale(definition(name), name, scale)
+
+
+def at_scale(found: SearchSpace | Experiment, name: str, scale: str | None) -> SearchSpace:
+    """The space that a definition of this name is at a scale, see `load`."""
     if isinstance(found, Experiment):
         if scale is None:
             raise InputError(f"--space {name} is an experiment: say how large, --scale {', '.join(found.scales)}")

@@ -11,7 +11,7 @@ from typing import Any
 
 from model.config import Config
 from model.recipes import s0
-from search_spaces.experiment import Claim, Estimate, Experiment, Figure, Finding, Kind, Results, Scale
+from search_spaces.experiment import Claim, Estimate, Experiment, Figure, Finding, Kind, Results, Scale, seeds
 
 NET = replace(
     s0(),
@@ -52,8 +52,7 @@ def widens(results: Results) -> Finding:
         return Finding("undecided", "not all rates have results yet")
     n = min(len(results.values(cell)) for cell in results.cells)
     ratio, step = batch / none, sorted(rates)[1] / sorted(rates)[0]
-    seeds = f"{n} seed{'s' * (n != 1)}"
-    text = f"stable up to {batch:g} with batch norm and up to {none:g} without: {ratio:.3g} times ({seeds})"
+    text = f"stable up to {batch:g} with batch norm and up to {none:g} without: {ratio:.3g} times ({seeds(n)})"
     if batch == max(rates):
         text += "; with batch norm every rate tried was stable"
     found = Estimate(n, ratio, ratio / step, ratio * step)  # one step of the grid either way

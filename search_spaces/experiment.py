@@ -279,6 +279,16 @@ def spreads(cell: str, low: float, high: float) -> Judge:
     return judge
 
 
+def mean_acc(results: Results, cell: str) -> float:
+    """To compare cells by; -1 while there are no results."""
+    found = results.mean(cell)
+    return found.mean if found else -1.0
+
+
+def seeds(n: int) -> str:
+    return f"{n} seed{'s' * (n != 1)}"
+
+
 def _nothing(*cells: str) -> Finding:
     return Finding("undecided", f"{' and '.join(cells)} have no results on common seeds yet")
 
@@ -287,7 +297,7 @@ def _said(found: Estimate, what: str) -> str:
     reach = "no interval yet"
     if math.isfinite(found.high):
         reach = f"95% interval {_amount(found.low, what)} to {_amount(found.high, what)}"
-    return f"{_amount(found.mean, what)} ({reach}, {found.n} seed{'s' * (found.n != 1)} each)"
+    return f"{_amount(found.mean, what)} ({reach}, {seeds(found.n)} each)"
 
 
 def _amount(value: float, what: str) -> str:

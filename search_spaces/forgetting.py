@@ -12,7 +12,7 @@ from typing import Any
 
 from model.config import Config
 from model.recipes import dawn
-from search_spaces.experiment import Claim, Estimate, Experiment, Figure, Finding, Kind, Results, Scale
+from search_spaces.experiment import Claim, Estimate, Experiment, Figure, Finding, Kind, Results, Scale, seeds
 
 RATES = {"high": 0.4, "low": 0.1}
 """those of the post are not on record; one is four times the other"""
@@ -86,7 +86,7 @@ def forgets(results: Results) -> Finding:
 
 def _said(found: Estimate) -> str:
     reach = f"95% interval {found.low:.2f} to {found.high:.2f}" if math.isfinite(found.high) else "no interval yet"
-    return f"{found.mean:.2f} ({reach}, {found.n} seed{'s' * (found.n != 1)})"
+    return f"{found.mean:.2f} ({reach}, {seeds(found.n)})"
 
 
 SPACE = Experiment(

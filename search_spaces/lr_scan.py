@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from model.config import Config
 from model.recipes import dawn
-from search_spaces.experiment import Claim, Estimate, Experiment, Figure, Finding, Kind, Results, Scale
+from search_spaces.experiment import Claim, Estimate, Experiment, Figure, Finding, Kind, Results, Scale, seeds
 
 FACTORS = tuple(2.0**power for power in range(-3, 5))
 
@@ -84,8 +84,7 @@ NOTHING = Finding("undecided", "not all cells have results yet")
 
 
 def _finding(kind: Kind, found: Sequence[Scan], text: str) -> Finding:
-    seeds = min(scan.seeds for scan in found)
-    return Finding(kind, f"{text} ({seeds} seed{'s' * (seeds != 1)} each)")
+    return Finding(kind, f"{text} ({seeds(min(scan.seeds for scan in found))} each)")
 
 
 def breaks_at_one_rate(results: Results) -> Finding:

@@ -11,11 +11,24 @@ a little, SGD's as well.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from model.config import Config
 from model.recipes import s0
-from search_spaces.experiment import SMALL, TINY, Claim, Experiment, Figure, Finding, Judge, Results, Scale, higher
+from search_spaces.experiment import (
+    SMALL,
+    TINY,
+    Claim,
+    Experiment,
+    Figure,
+    Finding,
+    Judge,
+    Results,
+    Scale,
+    higher,
+    mean_acc,
+)
 
 PLACES = {"in_branch": "in the branch", "after_add": "after the sum", "none": "none"}
 RATES = {
@@ -77,12 +90,8 @@ def at_depth(a: str, b: str) -> Judge:
 
 def best_solver(results: Results) -> Finding:
     """SGD at its best rate against the best of all others."""
-
-    def mean(cell: str) -> float:
-        found = results.mean(cell)
-        return found.mean if found else -1.0
-
     cells = [cell for cell in results.cells if not is_pair(cell)]
+    mean = partial(mean_acc, results)
     sgd = max((cell for cell in cells if cell.startswith("sgd")), key=mean)
     return higher(sgd, max((cell for cell in cells if not cell.startswith("sgd")), key=mean))(results)
 

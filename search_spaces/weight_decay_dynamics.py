@@ -10,7 +10,7 @@ from typing import Any
 
 from model.config import Config
 from model.recipes import s0
-from search_spaces.experiment import SMALL, TINY, Claim, Experiment, Figure, Finding, Results, Scale, higher
+from search_spaces.experiment import SMALL, TINY, Claim, Experiment, Figure, Finding, Results, Scale, higher, mean_acc
 
 NETS = {"backbone": ("none", "none"), "residual 13": ("13", "none"), "extra 123": ("none", "123")}
 NO_GAIN = 0.005
@@ -28,19 +28,14 @@ def cells(factors: Sequence[float], lars_rates: Sequence[float], **shared: Any) 
     return {**found, **{f"lars, rate {rate:g}": replace(base, solver="lars", peak_lr=rate) for rate in lars_rates}}
 
 
-def _mean(results: Results, cell: str) -> float:
-    found = results.mean(cell)
-    return found.mean if found else -1.0
-
-
 def one_rate(results: Results) -> Finding:
     """What the net that it suits least loses with the rate that is best over all nets, against its own best."""
     if not all(results.values(cell) for cell in results.cells):
         return Finding("undecided", "not all cells have results yet")
     factors = list(dict.fromkeys(cell.partition(", ")[2] for cell in results.cells if not cell.startswith("lars")))
-    common = max(factors, key=lambda factor: sum(_mean(results, f"{net}, {factor}") for net in NETS))
-    own = {net: max(factors, key=lambda factor: _mean(results, f"{net}, {factor}")) for net in NETS}
-    lost = {net: _mean(results, f"{net}, {own[net]}") - _mean(results, f"{net}, {common}") for net in NETS}
+    common = max(factors, key=lambda factor: sum(mean_acc(results, f"{net}, {factor}") for net in NETS))
+    own = {net: max(factors, key=lambda factor: mean_acc(results, f"{net}, {factor}")) for net in NETS}
+    lost = {net: mean_acc(results, f"{net}, {own[net]}") - mean_acc(results, f"{net}, {common}") for net in NETS}
     worst = max(lost, key=lambda net: lost[net])
     if own[worst] == common:
         return Finding("reproduced", f"{common} is best for every net: {', '.join(NETS)}")
@@ -50,8 +45,10 @@ def one_rate(results: Results) -> Finding:
 
 def no_gain(results: Results) -> Finding:
     """LARS at its best rate against SGD at its own, on the same net."""
-    sgd = max((cell for cell in results.cells if cell.startswith("residual 13")), key=lambda cell: _mean(results, cell))
-    lars = max((cell for cell in results.cells if cell.startswith("lars")), key=lambda cell: _mean(results, cell))
+    sgd = max(
+        (cell for cell in results.cells if cell.startswith("residual 13")), key=lambda cell: mean_acc(results, cell)
+    )
+    lars = max((cell for cell in results.cells if cell.startswith("lars")), key=lambda cell: mean_acc(results, cell))
     found = higher(sgd, lars, by=-NO_GAIN)(results)
     return replace(found, text=f"{found.text}; a gain of 0.5 points would count")
 

@@ -71,14 +71,10 @@ def main(options: Options) -> None:
     console = Console(highlight=False)
     show_claims(verdicts, console)
     console.print(f"run one: {python()} -m tune.search --space EXPERIMENT --scale small --data PATH")
-    for path, content in [
-        (options.json, _as_json(verdicts)),
-        (options.html, _as_html(verdicts)),
-        (options.markdown, _as_markdown(verdicts)),
-    ]:
+    for path, form in [(options.json, _as_json), (options.html, _as_html), (options.markdown, _as_markdown)]:
         if path is not None:
             try:
-                path.write_text(content, encoding="utf-8")
+                path.write_text(form(verdicts), encoding="utf-8")
             except OSError as error:
                 raise InputError(f"{path} can't be written: {error.strerror}") from error
     if options.figures:

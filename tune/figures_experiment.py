@@ -51,11 +51,12 @@ def _picture(name: str, declared: Declared, results: RunResults) -> Picture:
         how += f"; dashed: {_axis(declared.level)[0].split(',')[0]}"
     diverged = sum(results.diverged(cell) for cell in cells)
     lost = f" {diverged} trainings diverged and {'are left out' if measured else 'count as guessing'}." * bool(diverged)
-    means = [found.mean for cell in cells if (found := results.mean(cell, declared.y))]
-    top = ABOVE_GUESSING * math.log(results.classes)
-    if declared.x != "cell" and declared.y in ("loss", "train_loss") and max(means) > top:
-        figure.update_yaxes(range=[0, top])
-        lost += f" The axis ends at {top:.1f}: the loss of guessing is {math.log(results.classes):.1f}."
+    if declared.x != "cell" and declared.y in ("loss", "train_loss"):
+        guessing = math.log(results.classes)
+        means = [found.mean for cell in cells if (found := results.mean(cell, declared.y))]
+        if max(means) > ABOVE_GUESSING * guessing:
+            figure.update_yaxes(range=[0, ABOVE_GUESSING * guessing])
+            lost += f" The axis ends at {ABOVE_GUESSING * guessing:.1f}: the loss of guessing is {guessing:.1f}."
     return Picture(
         name,
         title,

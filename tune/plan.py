@@ -113,9 +113,10 @@ def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
     if options.space is None:
         raise InputError(f"--space NAME is missing: choose one of {', '.join(search_spaces.names())}, or give a path")
     stem = Path(options.space).stem
-    space = search_spaces.load(options.space, options.scale)
+    found = search_spaces.definition(options.space)
+    space = search_spaces.at_scale(found, options.space, options.scale)
     _check_numbers(options)
-    experiment = _experiment(options)
+    experiment = found if isinstance(found, Experiment) else None
     scale = experiment.scales[options.scale] if experiment and options.scale else None
     if scale is not None:
         options = _sized(options, scale)
@@ -180,16 +181,6 @@ def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
     if earlier:
         warm_start.save(run.path, earlier)
     return run, dataset
-
-
-def _experiment(options: Options) -> Experiment | None:
-    """What was asked for, if it is one."""
-    if options.scale is None:
-        return None
-    assert options.space
-    found = search_spaces.definition(options.space)
-    assert isinstance(found, Experiment)
-    return found
 
 
 def _sized(options: Options, scale: Scale) -> Options:
