@@ -2,52 +2,18 @@
 
 import json
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-import ray
+from conftest import Refused, contents
 
 import model.train_command
 import tune.confirm
 import tune.export
 import tune.search
-from model.command import run_command
-
-Refused = Callable[..., str]
-
-
-@pytest.fixture
-def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
-    """Run a command in `tmp_path` that must be refused; returns its one line."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(command: ModuleType, *args: object) -> str:
-        before = contents(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["command", *map(str, args)])
-        with pytest.raises(SystemExit) as exit:
-            run_command(command.main, command.Options, prog=f"python -m {command.__name__}")
-        err = capsys.readouterr().err
-        assert exit.value.code == 2, err
-        assert err.startswith("error: ") and err.count("\n") == 1 and "Traceback" not in err
-        assert contents(tmp_path) == before
-        assert not ray.is_initialized()
-        return err
-
-    return run
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    skipped = {"lock"}  # the lock file is no data
-    return {
-        str(file.relative_to(folder)): file.read_bytes()
-        for file in folder.rglob("*")
-        if file.is_file() and file.name not in skipped
-    }
-
 
 SEARCH = ("--space", "lr_regimes", "--data", "digits")
 

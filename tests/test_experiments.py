@@ -11,11 +11,15 @@ from subprocess import CompletedProcess
 
 import pytest
 import ray
-from conftest import REPO
+from conftest import REPO, Refused
 from driver import Lab, new_study, searcher_of
 
 import search_spaces
+import tune.claims
+import tune.confirm
+import tune.report
 import tune.search
+import tune.spaces
 from model.config import Config, InputError
 from model.diagnostics import MEASURED
 from search_spaces.experiment import (
@@ -179,6 +183,14 @@ def test_every_cell_has_the_same_seeds_and_all_its_epochs() -> None:
     assert len({*seeds[:3]}) == len({*seeds[3:6]}) == 1 and len({*seeds}) == 3
 
 
+def test_what_is_expected_of_it_counts_each_cell_at_its_cost() -> None:
+    """Cells of 2, 4 and 4 epochs, of which those of the longer ones take twice as long: 18 for one seed of each."""
+    given = {"most_trials": 6, "cost": lambda config: config.epochs / 2}
+    searcher = searcher_of(new_study(), experiment().space("tiny"), sampler="cells", scheduler="none", **given)
+    Lab(lambda params, epoch: 0.5).run(searcher)
+    assert searcher.budget == searcher.trials.spent == 36
+
+
 def test_scales_and_spaces_are_told_apart() -> None:
     with pytest.raises(InputError, match="is an experiment: say how large, --scale tiny, small, full"):
         search_spaces.load("noise")
@@ -203,8 +215,9 @@ def test_no_claim_is_made_twice() -> None:
     assert len(ids) == len({*ids})
 
 
-def test_bad_options_of_an_experiment_are_named(command: Command) -> None:
-    for wrong, said in [
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
         (("--epochs", 3), "--epochs doesn't go with --scale tiny"),
         (("--sampler", "tpe"), "--sampler doesn't go with --scale tiny"),
         (("--set", "label_smoothing=0.1"), "this is what the cells of the experiment differ in"),
@@ -212,9 +225,10 @@ def test_bad_options_of_an_experiment_are_named(command: Command) -> None:
             ("--space", "coordinate_search", "--set", "peak_lr=0.1"),
             "this is what the cells of the experiment differ in",
         ),
-    ]:
-        done = command("tune.search", "--space", "noise", "--scale", "tiny", *wrong)
-        assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1
+    ],
+)
+def test_bad_options_of_an_experiment_are_named(refused: Refused, wrong: tuple[object, ...], said: str) -> None:
+    assert said in refused(tune.search, "--space", "noise", "--scale", "tiny", *wrong)
 
 
 @pytest.fixture(scope="module")
@@ -250,39 +264,49 @@ def check_trained(found: Experiment, data: RunData) -> RunResults:
     return results
 
 
-def test_an_experiment_runs_to_its_claims(command: Command, tmp_path: Path) -> None:
+def test_an_experiment_runs_to_its_claims(
+    command: Command,
+    refused: Refused,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     done = command("tune.search", "--space", "noise", "--scale", "tiny", "--name", "tried", timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     found = experiments()["noise"]
     results = check_trained(found, read(tmp_path / "runs" / "tried"))
 
-    told = command("tune.claims", "--json", "claims.json", "--html", "claims.html", "--markdown", "c.md")
-    assert told.returncode == 0, told.stderr
+    monkeypatch.chdir(tmp_path)
+    tune.claims.main(tune.claims.Options(json=Path("claims.json"), html=Path("claims.html"), markdown=Path("c.md")))
+    told = capsys.readouterr().out
     rows = {row["id"]: row for row in json.loads((tmp_path / "claims.json").read_text())}
     for claim in found.claims:
         row = rows[claim.id]
         assert row["run"] == "tried" and row["scale"] == "tiny" and row["counts"]["val"] > 0
-        assert row["kind"] == claim.judged(results).kind and claim.id in told.stdout
+        assert row["kind"] == claim.judged(results).kind and claim.id in told
         assert claim.sentence in (tmp_path / "claims.html").read_text()
         line = next(line for line in (tmp_path / "c.md").read_text().splitlines() if line.startswith(f"| {claim.id} |"))
         assert claim.published in line and f"| {row['kind']} |" in line
     others = [row for id, row in rows.items() if id not in {claim.id for claim in found.claims}]
     assert {row["kind"] for row in others} <= {"not run"}
 
-    reported = command("tune.report", "runs/tried")
-    assert reported.returncode == 0, reported.stderr
+    tune.report.main(tune.report.Options(("runs/tried",)))
     page = (tmp_path / "runs" / "tried" / "report.html").read_text()
     assert "python -m tune.claims" in page and "python -m tune.confirm" not in page
     assert found.question in page and all(f">{cell}</th>" in page for cell in results.cells)
 
-    confirmed = command("tune.confirm", "runs/tried")
-    assert confirmed.returncode == 2 and "is an experiment, whose cells share their seeds" in confirmed.stderr
+    assert "is an experiment, whose cells share their seeds" in refused(tune.confirm, "runs/tried")
 
-    before = results.values("baseline")  # further seeds of the same experiment, in the same order
-    more = command("tune.search", "--resume", "runs/tried", "--trials", 8)
-    assert more.returncode == 0, more.stdout + more.stderr
-    again = RunResults(read(tmp_path / "runs" / "tried"), found)
-    assert again.values("baseline")[:3] == before and len(again.values("baseline")) == 4
+
+@pytest.mark.slow
+def test_an_experiment_goes_on_with_more_seeds(one_ray: None, tmp_path: Path) -> None:
+    """Of each cell, in the same order."""
+    tune.search.main(tune.search.Options(space="noise", scale="tiny", name="tried", runs_dir=tmp_path))
+    found = experiments()["noise"]
+    before = check_trained(found, read(tmp_path / "tried")).values("baseline")
+    tune.search.main(tune.search.Options(resume=tmp_path / "tried", trials=8))
+    after = RunResults(read(tmp_path / "tried"), found).values("baseline")
+    assert len(before) == 3 and len(after) == 4 and after[:3] == before
 
 
 def test_the_example_of_the_docs_is_an_experiment(tmp_path: Path) -> None:
@@ -397,12 +421,12 @@ def test_each_solver_is_judged_at_its_best_rate(rival: float, kind: str) -> None
     assert finding.kind == kind and "sgd, rate 0.8 against adam, rate 0.002" in finding.text
 
 
-def test_the_list_of_spaces_names_them_all(command: Command) -> None:
-    listed = command("tune.spaces")
-    assert listed.returncode == 0, listed.stderr
+def test_the_list_of_spaces_names_them_all(refused: Refused, capsys: pytest.CaptureFixture[str]) -> None:
+    tune.spaces.main(tune.spaces.Options())
+    listed = capsys.readouterr().out
     for name in search_spaces.names():
-        assert name in listed.stdout
-    one = command("tune.spaces", "bag_of_tricks")
-    assert one.returncode == 0 and "C33" in one.stdout and "--scale full" in one.stdout
-    wrong = command("tune.spaces", "bag_of_trick")
-    assert wrong.returncode == 2 and "did you mean bag_of_tricks?" in wrong.stderr
+        assert name in listed
+    tune.spaces.main(tune.spaces.Options("bag_of_tricks"))
+    one = capsys.readouterr().out
+    assert "C33" in one and "--scale full" in one
+    assert "did you mean bag_of_tricks?" in refused(tune.spaces, "bag_of_trick")

@@ -59,12 +59,12 @@ def test_the_cells_are_the_published_schedule_times_eight_factors_on_shares_of_t
     assert sorted({c.lr_scale for c in cells}) == [1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16]
     assert sorted({c.train_frac for c in cells}) == [1 / 8, 1 / 4, 1 / 2, 1] and len(cells) == 2 * 8 * 4
     small = {(c.batch_size, c.peak_lr) for c in CELLS.values()}
-    assert small == {(32, 0.1 / 4), (128, 0.44 / 4)} and len(CELLS) == 2 * 7 * 3
+    assert small == {(32, 0.1 / 4), (128, 0.44 / 4)} and len(CELLS) == 2 * 8 * 3
 
 
 def test_the_cost_of_the_scan_counts_the_shares() -> None:
-    """281 + 140 + 70 steps of 32 images and 70 + 35 + 17 of 128, six epochs at seven factors, on 9,000 images."""
-    per_image = scale_flops(SPACE.scales["small"]) / (7 * 6 * (491 * 32 + 122 * 128))
+    """281 + 140 + 70 steps of 32 images and 70 + 35 + 17 of 128, six epochs at eight factors, on 9,000 images."""
+    per_image = scale_flops(SPACE.scales["small"]) / (8 * 6 * (491 * 32 + 122 * 128))
     assert per_image == pytest.approx(flops_per_image(next(iter(CELLS.values())), 10))
 
 
@@ -153,7 +153,7 @@ def test_the_figure_has_a_line_for_each_share_and_cuts_off_what_is_far_worse_tha
     assert loss.figure is not None and "ends at 2.8: the loss of guessing is 2.3" in loss.caption
     lines = [trace for trace in loss.figure.data if trace.mode == "lines+markers"]
     assert [line.name for line in lines] == 2 * [f"train_frac = {share:g}" for share in SHARES]
-    assert list(lines[0].y) == [5.0, 4.0, 3.0, 2.0, 1.0, 2.0, 3.0]
+    assert list(lines[0].y) == [4.0, 3.0, 2.0, 1.0, 2.0, 3.0, 4.0, 5.0]
     assert loss.figure.layout.yaxis.range == loss.figure.layout.yaxis2.range == (0, 1.2 * math.log(10))
 
     results.classes = 10_000  # guessing costs 9.2

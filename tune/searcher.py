@@ -90,15 +90,15 @@ class StudySearcher(Searcher):
         """trials that came to an end, for whoever clears up behind them; take them out when done"""
         self._study, self._space, self._seed, self._objective = study, space, seed, objective
         self._most_trials, self._cost, self._memory, self._refused = most_trials, cost, memory, refused
-        self.budget = asha_cost(trials, most_trials or 0) if budget is None else budget
-        """epochs that the search trains in all, in epochs of the base; expected ones, where no budget was given"""
+        self._is_experiment = sampler in OF_EXPERIMENTS
         self._budget_is_given = budget is not None
+        self.budget = self._expected() if budget is None else budget
+        """epochs that the search trains in all, in epochs of the base; expected ones, where no budget was given"""
         self._distributions = {name: distribution(domain) for name, domain in space.domains.items()}
         self._legs: dict[str, int] = {}  # Ray's trial id -> our number, of legs under way
         question = Question(space, trials, stream(seed, 1), self._allowed, self.score)
         self._model = ModelSampler(question, objective, earlier or []) if sampler == MODEL else None
         self._propose = None if sampler == MODEL else {**SAMPLERS, **OF_EXPERIMENTS}[sampler](question)
-        self._is_experiment = sampler in OF_EXPERIMENTS
         self._last_config: tuple[Params | None, Config] = (None, space.base)
         self._used_up = False
         self._unfinished: list[int] = []
@@ -131,6 +131,14 @@ class StudySearcher(Searcher):
                 self._unfinished.append(trial.number)
             else:
                 self._tell(trial)
+
+    def _expected(self) -> float:
+        """Epochs of the base that `most_trials` take. Cells of an experiment come in turn and run to their ends."""
+        trials = self._most_trials or 0
+        if not self._is_experiment:
+            return asha_cost(self.trials, trials)
+        cells = self._space.bases
+        return trials / len(cells) * sum(self._cost(cell) * cell.epochs for cell in cells)
 
     def _consider(self, done: Trial) -> None:
         best = self.incumbent
