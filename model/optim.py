@@ -1,5 +1,6 @@
 """Learning-rate schedule, parameter groups and update rules."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,13 @@ import torch
 from torch import nn
 
 from model.config import Config
+
+# Torch keeps its compiler out of some methods of optimizers, and imports it for that: 2.5 s of CPU in every worker. It
+# asks for this attribute first.
+for _method in vars(torch.optim.Optimizer).values():
+    _plain: Any = inspect.unwrap(_method) if callable(_method) else _method
+    if _plain is not _method:
+        _plain.__dynamo_disable = _plain
 
 LARS_EPS = 1e-2
 NEWTON_SCHULZ_STEPS = 3  # of airbench94_muon

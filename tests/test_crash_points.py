@@ -76,25 +76,23 @@ def records(run: Path) -> dict[int, list[str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", ["birth", "start-up", "proposal", "journal", "epoch", "ending"])
-def test_a_search_that_dies_at_this_point_goes_on(tmp_path: Path, point: str) -> None:
-    """`start-up` and `ending` happen in a resume as well, which then dies too. At `ending` the first is killed between
-    the last epoch of a trial and what the study is told of it, the second while it catches up on that."""
+def test_a_search_that_dies_at_one_point_after_the_other_goes_on(tmp_path: Path) -> None:
+    """At `ending` it is killed between a trial's last epoch and what the study is told of it, the second time while it
+    catches up on that."""
     run = tmp_path / "runs" / "crashed"
-    args = (*SMALL, "--trials", 4, "--epochs", 4, "--name", "crashed")
-    code, out = run_search(tmp_path, *args, crash=point)
-    assert code == -signal.SIGKILL, out
-    before = records(run)
-    on_with = ("--resume", run) if (run / "run.json").exists() else args
-    assert (on_with == args) == (point == "birth")
-    if point in ("start-up", "ending"):
-        code, out = run_search(tmp_path, *on_with, crash=point)
-        assert code == -signal.SIGKILL, out
-    code, out = run_search(tmp_path, *on_with)
-    assert code == 0, out
-    assert ("repaired: " in out) == (point in ("journal", "epoch"))
-    after = records(run)
-    assert len(after) == 4 and all(after[number][: len(lines)] == lines for number, lines in before.items())
+    args = (*SMALL, "--trials", 8, "--epochs", 4, "--name", "crashed")
+    before: dict[int, list[str]] = {}
+    died_at = None
+    for point in ("birth", "start-up", "start-up", "proposal", "journal", "epoch", "ending", "ending", None):
+        has_begun = (run / "run.json").exists()
+        assert has_begun == (died_at not in (None, "birth"))
+        code, out = run_search(tmp_path, *(("--resume", run) if has_begun else args), crash=point)
+        assert code == (-signal.SIGKILL if point else 0), out
+        assert ("repaired: " in out) == (died_at in ("journal", "epoch"))
+        after = records(run)
+        assert all(after[number][: len(lines)] == lines for number, lines in before.items())
+        before, died_at = after, point
+    assert len(before) == 8
     for number, epochs in epochs_of(run).items():
         assert [metrics["epoch"] for metrics in epochs] == list(range(1, len(epochs) + 1)) and len(epochs) in (2, 4)
         assert Run(run).study().trials[number].state.is_finished()

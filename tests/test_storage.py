@@ -184,6 +184,7 @@ def test_any_state_of_a_mirror_in_the_making_can_be_resumed(finished: Path, tmp_
     assert runs
 
 
+@pytest.mark.slow
 def test_what_confirm_finds_goes_into_the_store(finished: Path, tmp_path: Path, command: Callable) -> None:
     copy = shutil.copytree(finished / "store" / "run", tmp_path / "store" / "run")
     done = command("tune.confirm", f"file://{copy}", "--top", 1, "--seeds", 1)
@@ -192,6 +193,7 @@ def test_what_confirm_finds_goes_into_the_store(finished: Path, tmp_path: Path, 
     assert (copy / "confirm" / "confirm.json").read_text() == here.read_text()
 
 
+@pytest.mark.slow
 def test_trials_that_the_journal_does_not_know_are_left_out(finished: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(finished / "store" / "run", tmp_path / "store" / "run")
     shutil.copytree(copy / "trials" / "2", copy / "trials" / "3")
@@ -202,6 +204,7 @@ def test_trials_that_the_journal_does_not_know_are_left_out(finished: Path, tmp_
     assert len(run.study().trials) == 3
 
 
+@pytest.mark.slow
 def test_a_local_folder_is_never_overwritten(finished: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(finished / "store" / "run", tmp_path / "store" / "run")
     runs = tmp_path / "runs"
@@ -220,6 +223,7 @@ def test_a_local_folder_is_never_overwritten(finished: Path, tmp_path: Path) -> 
     assert files_below(runs) == before
 
 
+@pytest.mark.slow
 def test_confirm_and_export_take_a_run_from_the_store(
     finished: Path, command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:

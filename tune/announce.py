@@ -9,7 +9,6 @@ from rich.table import Table
 from rich.text import Text
 
 from model.data import Dataset, describe
-from tune.claims import collect, show_claims
 from tune.commands import python, quoted, resume_command
 from tune.lines import inert, percent, short
 from tune.plan import highest
@@ -129,6 +128,8 @@ def summarise(run: Run, console: Console) -> None:
 
 
 def _summarise_experiment(run: Run, console: Console) -> None:
+    from tune.claims import collect, show_claims  # takes a second to load, and only experiments have claims
+
     show_claims([verdict for verdict in collect([read(run.path)]) if verdict.data], console)
     path = quoted(run.path)
     console.print("Next:")
