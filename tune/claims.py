@@ -78,7 +78,7 @@ def main(options: Options) -> None:
             except OSError as error:
                 raise InputError(f"{path} can't be written: {error.strerror}") from error
     if options.figures:
-        from tune.figures import experiment_pictures, save  # plotly takes a while, and every search imports this module
+        from tune.figures import experiment_pictures, save  # plotly takes a while to load
 
         judged = {verdict.experiment: verdict.data for verdict in verdicts if verdict.data}  # the largest run of each
         pictures = [
@@ -90,7 +90,8 @@ def main(options: Options) -> None:
 
 
 def collect(runs: list[RunData]) -> list[Verdict]:
-    """Every claim with the run that tells most of it: of the largest scale, then the one with the most trials."""
+    """Every claim with the run that tells most of it: of the largest scale, then the one with the most trials. Those of
+    the series, C01 to C40, come first."""
     size = {name: number for number, name in enumerate(SCALES)}
     verdicts = []
     for name, experiment in experiments().items():
@@ -102,7 +103,7 @@ def collect(runs: list[RunData]) -> list[Verdict]:
             tested = [each for each in findings if each[0].kind != "not testable"] or findings
             finding, data = tested[-1] if tested else (None, None)
             verdicts.append(Verdict(claim, name, finding, data))
-    return sorted(verdicts, key=lambda verdict: verdict.claim.id)
+    return sorted(verdicts, key=lambda verdict: (not verdict.claim.id.startswith("C"), verdict.claim.id))
 
 
 def _read(path: Path) -> RunData:
@@ -184,7 +185,7 @@ def _as_markdown(verdicts: list[Verdict]) -> str:
 
 
 def _as_html(verdicts: list[Verdict]) -> str:
-    page = Page("Claims of the source, judged")
+    page = Page("Claims of the source, judged", wide=True)
     page.add(claims_table(verdicts))
     counts = {kind: sum(v.kind == kind for v in verdicts) for kind in STYLES}
     page.add(facts([(kind, str(count)) for kind, count in counts.items() if count]))

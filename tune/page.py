@@ -69,8 +69,9 @@ class Page:
     """A report's page. Sections are added in order; figures are drawn in the browser, each when it is about to be seen
     or printed."""
 
-    def __init__(self, title: str) -> None:
-        self._title = title
+    def __init__(self, title: str, *, wide: bool = False) -> None:
+        """`wide` makes room for tables of text."""
+        self._title, self._wide = title, wide
         self._body: list[Element] = []
         self._contents: list[tuple[int, str, str]] = []
         self._figures: dict[str, Any] = {}
@@ -106,7 +107,8 @@ class Page:
         )
         no_script = tag("p", "Figures need JavaScript; all tables and texts are here without it.", class_="notice")
         failed = tag("p", "", id="no-figures", class_="notice", hidden="hidden", role="status")
-        main = tag("main", tag("h1", self._title), tag("noscript", no_script), failed, *self._body, id="main")
+        first = (tag("h1", self._title), tag("noscript", no_script), failed)
+        main = tag("main", *first, *self._body, id="main", class_="wide" if self._wide else "")
         style = (HERE / "report.css").read_text()
         head = tag(
             "head",
