@@ -21,6 +21,7 @@ UNITS = {
     "train_s": ("training time beside other trials, s", 1.0),
 }
 PANEL_PX = 300
+TITLE_PX = 26  # above the first panel, below the legend
 BY_NAME_PX = 34  # of a cell that has a line of its own
 ABOVE_GUESSING = 1.2  # times the loss of guessing: where the axis of a loss ends, since broken trainings have any loss
 
@@ -116,6 +117,8 @@ def _by_field(declared: Declared, results: RunResults) -> go.Figure:
     )
     look = canvas("", "", height=60 + PANEL_PX * len(panels)).layout
     figure.update_layout(look)
+    if declared.panel:
+        figure.update_layout(legend_y=1 + TITLE_PX / (PANEL_PX * len(panels)))
     named = {""}  # in the legend, or in need of no place there
     for row, panel in enumerate(panels, start=1):
         for number, (name, members) in enumerate(lines.items()):
