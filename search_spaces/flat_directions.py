@@ -24,6 +24,7 @@ from search_spaces.experiment import (
     Kind,
     Results,
     Scale,
+    seeds,
 )
 from search_spaces.ridge import ridge_interval
 
@@ -82,8 +83,8 @@ def diagonal(axis: str, degrees: float) -> Judge:
         kind: Kind = "reproduced" if inside else "contradicted" if outside else "undecided"
         n = min(map(len, surface.values()))
         text = (
-            f"the flattest direction lies at {angle:.0f} degrees (95% of resamples of the seeds {low:.0f} to "
-            f"{high:.0f}, {len(surface)} points of {n} seeds); claimed {degrees:.0f}, {TOLERANCE:.0f} off still count"
+            f"the flattest direction lies at {angle:.0f} degrees (95% of fits to resampled residuals: {low:.0f} to "
+            f"{high:.0f}; {len(surface)} points of {seeds(n)}); claimed {degrees:.0f}, {TOLERANCE:.0f} off still count"
         )
         return Finding(kind, text, Estimate(n, angle, low, high))
 

@@ -15,10 +15,48 @@ def ridge_angle(surface: Mapping[Point, float]) -> float:
     Args:
         surface: z by (x, y), six points or more that no conic goes through.
     """
-    rows = [(1.0, x, y, x * x, x * y, y * y) for x, y in surface]
-    *_, xx, xy, yy = _least_squares(rows, list(surface.values()))
-    # directions of extreme curvature of xx x^2 + xy x y + yy y^2
-    theta = 0.5 * math.atan2(xy, xx - yy)
+    return _flattest(_least_squares([_terms(at) for at in surface], list(surface.values())))
+
+
+def ridge_interval(seeds: Mapping[Point, Sequence[float]], around: float) -> tuple[float, float, float]:
+    """The angle, with the 2.5th and 97.5th percentile over fits to resampled residuals; within 90 degrees of `around`,
+    since a direction has no sign.
+
+    What a quadratic leaves over is both the spread of trainings and that the surface is none, so one seed of each point
+    is enough.
+
+    Args:
+        seeds: z of one or more trainings by (x, y), seven or more in all.
+    """
+    rng = random.Random(0)
+    rows = [_terms(at) for at, own in seeds.items() for _ in own]
+    values = [value for own in seeds.values() for value in own]
+    fit = _least_squares(rows, values)
+    fitted = [sum(a * b for a, b in zip(fit, row, strict=True)) for row in rows]
+    wider = math.sqrt(len(rows) / (len(rows) - len(fit)))  # residuals of a fit are smaller than errors
+    residuals = [wider * (value - at) for value, at in zip(values, fitted, strict=True)]
+
+    def near(angle: float) -> float:
+        return around + (angle - around + 90) % 180 - 90
+
+    drawn = []
+    for _ in range(RESAMPLES):
+        errors = rng.choices(residuals, k=len(rows))
+        again = [at + error for at, error in zip(fitted, errors, strict=True)]
+        drawn.append(near(_flattest(_least_squares(rows, again))))
+    drawn.sort()
+    return near(_flattest(fit)), drawn[int(0.025 * RESAMPLES)], drawn[int(0.975 * RESAMPLES)]
+
+
+def _terms(at: Point) -> tuple[float, ...]:
+    x, y = at
+    return 1.0, x, y, x * x, x * y, y * y
+
+
+def _flattest(coefficients: Sequence[float]) -> float:
+    """Angle in degrees, -90 to 90, of the direction of least curvature of the quadratic with these `_terms`."""
+    *_, xx, xy, yy = coefficients
+    theta = 0.5 * math.atan2(xy, xx - yy)  # of the directions of extreme curvature
     angles = (theta, theta + math.pi / 2)
 
     def curvature(angle: float) -> float:
@@ -27,22 +65,6 @@ def ridge_angle(surface: Mapping[Point, float]) -> float:
 
     degrees = math.degrees(min(angles, key=curvature))
     return (degrees + 90) % 180 - 90
-
-
-def ridge_interval(seeds: Mapping[Point, Sequence[float]], around: float) -> tuple[float, float, float]:
-    """The angle of the means over seeds, with the 2.5th and 97.5th percentile over resamples of the seeds of each
-    point; angles are taken within 90 degrees of `around`, since a direction has no sign."""
-    rng = random.Random(0)
-
-    def near(angle: float) -> float:
-        return around + (angle - around + 90) % 180 - 90
-
-    angle = near(ridge_angle({at: sum(own) / len(own) for at, own in seeds.items()}))
-    drawn = sorted(
-        near(ridge_angle({at: sum(rng.choices(own, k=len(own))) / len(own) for at, own in seeds.items()}))
-        for _ in range(RESAMPLES)
-    )
-    return angle, drawn[int(0.025 * RESAMPLES)], drawn[int(0.975 * RESAMPLES)]
 
 
 def _least_squares(rows: Sequence[Sequence[float]], z: Sequence[float]) -> list[float]:
