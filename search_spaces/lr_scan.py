@@ -15,7 +15,8 @@ from model.config import Config
 from model.recipes import dawn
 from search_spaces.experiment import Claim, Estimate, Experiment, Figure, Finding, Kind, Results, Scale, seeds
 
-FACTORS, HIGHER = (tuple(2.0**power for power in range(least, least + 8)) for least in (-3, -1))
+FACTORS = tuple(2.0**power for power in range(-3, 5))
+HIGHER = tuple(4 * factor for factor in FACTORS)
 
 
 def cells(

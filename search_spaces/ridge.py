@@ -8,14 +8,24 @@ Point = tuple[float, float]
 RESAMPLES = 400
 
 
-def ridge_angle(surface: Mapping[Point, float]) -> float:
+def ridge_angle(points: Sequence[Point], values: Sequence[float]) -> float:
     """Angle in degrees, -90 to 90, of the direction of least curvature of the quadratic that fits the surface best
     (least squares): 45 where z depends on x - y alone, -45 where on x + y, 0 where on y alone.
 
     Args:
-        surface: z by (x, y), six points or more that no conic goes through.
+        points: (x, y), six different ones or more that no conic goes through.
+        values: z at each.
     """
-    return _flattest(_least_squares([_terms(at) for at in surface], list(surface.values())))
+    *_, xx, xy, yy = _least_squares([_terms(at) for at in points], values)
+    theta = 0.5 * math.atan2(xy, xx - yy)  # of the directions of extreme curvature
+    angles = (theta, theta + math.pi / 2)
+
+    def curvature(angle: float) -> float:
+        c, s = math.cos(angle), math.sin(angle)
+        return abs(xx * c * c + xy * c * s + yy * s * s)
+
+    degrees = math.degrees(min(angles, key=curvature))
+    return (degrees + 90) % 180 - 90
 
 
 def ridge_interval(seeds: Mapping[Point, Sequence[float]], around: float) -> tuple[float, float, float]:
@@ -29,42 +39,27 @@ def ridge_interval(seeds: Mapping[Point, Sequence[float]], around: float) -> tup
         seeds: z of one or more trainings by (x, y), seven or more in all.
     """
     rng = random.Random(0)
-    rows = [_terms(at) for at, own in seeds.items() for _ in own]
+    points = [at for at, own in seeds.items() for _ in own]
     values = [value for own in seeds.values() for value in own]
-    fit = _least_squares(rows, values)
-    fitted = [sum(a * b for a, b in zip(fit, row, strict=True)) for row in rows]
-    wider = math.sqrt(len(rows) / (len(rows) - len(fit)))  # residuals of a fit are smaller than errors
+    fit = _least_squares([_terms(at) for at in points], values)
+    fitted = [sum(a * b for a, b in zip(fit, _terms(at), strict=True)) for at in points]
+    wider = math.sqrt(len(points) / (len(points) - len(fit)))  # residuals of a fit are smaller than errors
     residuals = [wider * (value - at) for value, at in zip(values, fitted, strict=True)]
 
-    def near(angle: float) -> float:
-        return around + (angle - around + 90) % 180 - 90
+    def angle_of(values: Sequence[float]) -> float:
+        return around + (ridge_angle(points, values) - around + 90) % 180 - 90
 
     drawn = []
     for _ in range(RESAMPLES):
-        errors = rng.choices(residuals, k=len(rows))
-        again = [at + error for at, error in zip(fitted, errors, strict=True)]
-        drawn.append(near(_flattest(_least_squares(rows, again))))
+        errors = rng.choices(residuals, k=len(points))
+        drawn.append(angle_of([at + error for at, error in zip(fitted, errors, strict=True)]))
     drawn.sort()
-    return near(_flattest(fit)), drawn[int(0.025 * RESAMPLES)], drawn[int(0.975 * RESAMPLES)]
+    return angle_of(values), drawn[int(0.025 * RESAMPLES)], drawn[int(0.975 * RESAMPLES)]
 
 
 def _terms(at: Point) -> tuple[float, ...]:
     x, y = at
     return 1.0, x, y, x * x, x * y, y * y
-
-
-def _flattest(coefficients: Sequence[float]) -> float:
-    """Angle in degrees, -90 to 90, of the direction of least curvature of the quadratic with these `_terms`."""
-    *_, xx, xy, yy = coefficients
-    theta = 0.5 * math.atan2(xy, xx - yy)  # of the directions of extreme curvature
-    angles = (theta, theta + math.pi / 2)
-
-    def curvature(angle: float) -> float:
-        c, s = math.cos(angle), math.sin(angle)
-        return abs(xx * c * c + xy * c * s + yy * s * s)
-
-    degrees = math.degrees(min(angles, key=curvature))
-    return (degrees + 90) % 180 - 90
 
 
 def _least_squares(rows: Sequence[Sequence[float]], z: Sequence[float]) -> list[float]:

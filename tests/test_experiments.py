@@ -330,7 +330,7 @@ def test_a_ridge_is_found(degrees: float) -> None:
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     grid = [(x, y) for x in range(-2, 3) for y in range(-2, 3)]
     surface = {(x, y): 0.9 - 0.02 * (y * c - x * s - 0.3) ** 2 - 0.001 * (x * c + y * s) ** 2 for x, y in grid}
-    assert ridge_angle(surface) == pytest.approx(degrees, abs=1e-6)
+    assert ridge_angle(list(surface), list(surface.values())) == pytest.approx(degrees, abs=1e-6)
     noisy = {at: [z - 0.001, z, z + 0.001] for at, z in surface.items()}
     angle, low, high = ridge_interval(noisy, degrees)
     assert low <= angle <= high and angle == pytest.approx(degrees, abs=1e-6) and high - low < 10

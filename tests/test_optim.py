@@ -1,11 +1,15 @@
 """The learning-rate schedules, the parameter groups and the update rules, each against its formula."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import REPO
 from torch import nn
 
 from model.config import Config
@@ -323,3 +327,20 @@ def test_the_bias_multiplier_holds_for_every_solver(solver: str) -> None:
     others, biases = optimizer.param_groups[:2]
     assert (others["lr"], others["weight_decay"]) == (0.5, 5e-4)
     assert (biases["lr"], biases["weight_decay"]) == (32.0, 5e-4 / 64)
+
+
+def test_an_optimizer_does_not_import_the_compiler() -> None:
+    program = """
+import sys
+from model.config import Config
+from model.net import build_net
+from model.optim import build_optimizer
+optimizer = build_optimizer(Config(width=1), build_net(Config(width=1), 2))
+optimizer.load_state_dict(optimizer.state_dict())
+optimizer.zero_grad()
+print("torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(REPO)}, capture_output=True, text=True
+    )
+    assert done.stdout == "False\n", done.stderr
