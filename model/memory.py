@@ -25,10 +25,9 @@ GIB = 2**30
 IMAGE_BYTES = SIDE_PX * SIDE_PX * CHANNELS
 FLOAT_BYTES = 4
 MANY = 1_000_000  # images of a batch beside which the weights weigh nothing
-CPU_BYTES = 170 * 2**20
-"""What training takes on CPUs besides its tensors. Measured: the first use of oneDNN 105-117 MiB; blocks of less than
-32 MiB in glibc's heap, which it can't give back at once, 30-120 MiB, dawn up to 210. With MALLOC_MMAP_THRESHOLD_=65536,
-which spares that heap, peak RSS and the count of the tensors agree to 5%."""
+CPU_BYTES = 110 * 2**20
+"""What training takes on CPUs besides its tensors. Measured: the libraries' first use 20-70 MiB; blocks of less than
+32 MiB in glibc's heap, which it can't give back at once, 5-160 MiB."""
 PROCESS_BYTES = 590 * 2**20  # of a Python process that has imported torch, measured
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 OPTIMIZER_COPIES = {"sgd": 1, "lars": 1, "muon": 1, "rmsprop": 1, "adagrad": 1, "adadelta": 2, "adam": 2}
