@@ -51,6 +51,15 @@ LCBENCH_DOMAINS: dict[str, Domain] = {
 }
 """LCBench's own space, in the order of the surrogate's input; the log integers are drawn as reals and rounded"""
 
+RATE, STEPS, DECAY = LogUniform(1e-4, 0.1), LogUniform(1 / 0.9, 100), LogUniform(1e-5, 0.1)
+FIELDS: dict[str, Domain] = {"learning_rate": RATE, "momentum_steps": STEPS, "weight_decay": DECAY}
+COORDINATES: dict[str, Domain] = {
+    "effective_lr": LogUniform(1e-3, 1),
+    "momentum_steps": STEPS,
+    "decay_rate": LogUniform(3e-7, 3e-3),
+}
+"""what FIELDS reach, about: their middle, and the width of their first and last axis"""
+
 TRIAL_SD, EPOCH_SD = 0.004, 0.002  # seed noise: of a trial as a whole, and of each of its epochs on top
 FULL_VAL = 5000  # held-out images for which these hold on CIFAR-10, roughly
 
@@ -101,6 +110,30 @@ class Task:
         believed = params[int(finals.argmax() if good else finals.argmin())]
         domains = {name: replace(domain, prior=believed[name]) for name, domain in self.space.domains.items()}
         return replace(self, space=replace(self.space, domains=domains))
+
+    def with_axes(self, axes: dict[str, Domain]) -> "Task":
+        """The same LCBench task with FIELDS or COORDINATES, all logarithmic, for rate, momentum and decay. Values that
+        LCBench lacks are moved to the nearest that it has (momentum_steps is 1 / (1 - momentum))."""
+        others = {name: domain for name, domain in LCBENCH_DOMAINS.items() if name not in (*FIELDS, "momentum")}
+        space = PlainSpace(Point(epochs=self.epochs), {**others, **axes}, known_base=False)
+        middle = params_at(space, np.full(len(space.domains), 0.5))
+
+        def accuracy(points: list[dict[str, Any]], epochs: list[int]) -> np.ndarray:
+            return self.accuracy([_to_fields(params) for params in points], epochs)
+
+        return replace(self, space=replace(space, base=Point(epochs=self.epochs, **middle)), accuracy=accuracy)
+
+
+def _to_fields(params: dict[str, Any]) -> dict[str, Any]:
+    """LCBench's fields from FIELDS or COORDINATES, see `search_spaces.coordinates`."""
+    damping, fields = 1 / params["momentum_steps"], dict(params)
+    if "effective_lr" in params:
+        fields["learning_rate"] = params["effective_lr"] * damping
+        fields["weight_decay"] = params["decay_rate"] / params["effective_lr"]
+    fields["momentum"] = 1 - damping
+    fields["learning_rate"] = min(max(fields["learning_rate"], RATE.low), RATE.high)
+    fields["weight_decay"] = min(max(fields["weight_decay"], DECAY.low), DECAY.high)
+    return fields
 
 
 class Point(SimpleNamespace):

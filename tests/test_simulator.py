@@ -1,5 +1,6 @@
 """The simulation behind benchmarks.search_quality calls searcher and scheduler as Ray Tune does."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,9 +8,10 @@ import pytest
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from benchmarks.curves import LCBENCH_DOMAINS, PlainSpace, Point, Task
+from benchmarks.curves import COORDINATES, FIELDS, LCBENCH_DOMAINS, PlainSpace, Point, Task
 from benchmarks.search_quality import build
 from benchmarks.simulator import History, Simulation
+from search_spaces.domains import Domain
 from tune.cube import params_at, shares_of
 
 EPOCHS = 9
@@ -106,3 +108,22 @@ def test_params_and_unit_cube(u: float) -> None:
     expected = np.full(7, u)
     expected[list(LCBENCH_DOMAINS).index("num_layers")] = {0.0: 0.1, 0.5: 0.5, 1.0: 0.9}[u]  # the middle of a fifth
     assert shares_of(space, params_at(space, np.full(7, u))) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("axes", [FIELDS, COORDINATES])
+def test_a_point_in_other_axes_is_the_training_that_it_stands_for(axes: dict[str, Domain]) -> None:
+    """A rate of 0.03, momentum 0.7 and decay 0.002: by hand, 10 / 3 steps, effective rate 0.1, decay rate 0.0002."""
+    seen: list[dict[str, Any]] = []
+
+    def accuracy(points: list[dict[str, Any]], epochs: list[int]) -> np.ndarray:
+        seen.extend(points)
+        return np.zeros((len(points), len(epochs)))
+
+    by_hand = {"learning_rate": 0.03, "momentum_steps": 10 / 3, "weight_decay": 0.002}
+    by_hand |= {"effective_lr": 0.1, "decay_rate": 0.0002}
+    task = replace(TASK, accuracy=accuracy).with_axes(axes)
+    middle = params_at(task.space, np.full(len(task.space.domains), 0.5))
+    task.accuracy([{name: by_hand.get(name, value) for name, value in middle.items()}], [1])
+    assert seen[0]["learning_rate"] == pytest.approx(0.03)
+    assert seen[0]["momentum"] == pytest.approx(0.7)
+    assert seen[0]["weight_decay"] == pytest.approx(0.002)

@@ -35,9 +35,9 @@ def announce(run: Run, dataset: Dataset, console: Console) -> None:
         machine = f"{len(manifest.machine['gpus'])} x {manifest.machine['gpus'][0]}"
     else:
         machine = f"{manifest.machine['cores']} cores of {manifest.machine['cpu']}, no GPU"
-    console.print(
-        f"machine: {machine}; a trial has {manifest.cpus_per_trial:g} CPUs and {manifest.gpus_per_trial:g} GPUs"
-    )
+    cpus, gpus = manifest.cpus_per_trial, manifest.gpus_per_trial
+    share = f"{gpus:g} GPU{'s' * (gpus > 1)}" if gpus else "no GPU"
+    console.print(f"machine: {machine}; a trial has {cpus:g} CPU{'s' * (cpus != 1)} and {share}")
     if manifest.scale:
         _announce_experiment(run, console)
         return
