@@ -71,7 +71,8 @@ class Page:
 
     def __init__(self, title: str, *, wide: bool = False) -> None:
         """`wide` makes room for tables of text."""
-        self._title, self._wide = title, wide
+        self._title = title
+        self._looks = {"class_": "wide"} if wide else {}
         self._body: list[Element] = []
         self._contents: list[tuple[int, str, str]] = []
         self._figures: dict[str, Any] = {}
@@ -108,7 +109,7 @@ class Page:
         no_script = tag("p", "Figures need JavaScript; all tables and texts are here without it.", class_="notice")
         failed = tag("p", "", id="no-figures", class_="notice", hidden="hidden", role="status")
         first = (tag("h1", self._title), tag("noscript", no_script), failed)
-        main = tag("main", *first, *self._body, id="main", class_="wide" if self._wide else "")
+        main = tag("main", *first, *self._body, id="main", **self._looks)
         style = (HERE / "report.css").read_text()
         head = tag(
             "head",
