@@ -32,9 +32,12 @@ AIRBENCH = replace(
 )
 """airbench94 on S8's net and schedule"""
 
+MUON_S8 = replace(s8(), solver="muon", identity_init=True)
+"""what helps S8 in the experiment `airbench_tricks`"""
+
 SPACE = SearchSpace(
     base=s8(),
-    more_bases=(AIRBENCH, replace(AIRBENCH, solver="muon")),
+    more_bases=(AIRBENCH, replace(AIRBENCH, solver="muon"), MUON_S8),
     domains={
         "epochs": IntUniform(6, 12),
         "effective_lr": LogUniform(1, 40),  # low enough for batches of 128, whose rate is a quarter

@@ -446,10 +446,11 @@ def test_speedrun_starts_from_s8_and_from_airbench_with_sgd_and_with_muon() -> N
     """airbench: 11.5 / 2 per 512 images, over 1 + 1 / (1 - 0.9), is a rate of 0.52; decay 0.0153 / 11.5."""
     space = search_spaces.load("speedrun")
     assert space.base == s8() and len(space.domains) < 15
-    sgd, muon = (space.params_of(base) for base in space.more_bases)
+    sgd, muon, muon_s8 = (space.params_of(base) for base in space.more_bases)
     assert sgd["effective_lr"] == pytest.approx(11.5 / 2 / 11 / 0.1, rel=0.01)
     assert sgd["decay_rate"] == pytest.approx(0.0153 / 11.5 * sgd["effective_lr"], rel=0.01)
     assert "muon_lr" not in sgd and muon == {**sgd, "solver": "muon", "muon_lr": 0.24}
+    assert muon_s8 == {**space.params_of(s8()), "solver": "muon", "muon_lr": 0.24, "identity_init": True}
     for base in space.bases:
         assert space.config(space.params_of(base)) == base
     celu = space.config({**sgd, "act": "celu"})  # S8's alpha is back
