@@ -115,13 +115,11 @@ class Task:
         """The same LCBench task with FIELDS or COORDINATES, all logarithmic, for rate, momentum and decay. Values that
         LCBench lacks are moved to the nearest that it has (momentum_steps is 1 / (1 - momentum))."""
         others = {name: domain for name, domain in LCBENCH_DOMAINS.items() if name not in (*FIELDS, "momentum")}
-        space = PlainSpace(Point(epochs=self.epochs), {**others, **axes}, known_base=False)
-        middle = params_at(space, np.full(len(space.domains), 0.5))
 
         def accuracy(points: list[dict[str, Any]], epochs: list[int]) -> np.ndarray:
             return self.accuracy([_to_fields(params) for params in points], epochs)
 
-        return replace(self, space=replace(space, base=Point(epochs=self.epochs, **middle)), accuracy=accuracy)
+        return replace(self, space=_from_its_middle({**others, **axes}, self.epochs), accuracy=accuracy)
 
 
 def _to_fields(params: dict[str, Any]) -> dict[str, Any]:
@@ -166,6 +164,12 @@ class PlainSpace:
         return {name: getattr(config, name) for name in self.domains}
 
 
+def _from_its_middle(domains: dict[str, Domain], epochs: int) -> PlainSpace:
+    """A space whose base is just its middle, which knows nothing."""
+    space = PlainSpace(Point(epochs=epochs), domains, known_base=False)
+    return replace(space, base=Point(epochs=epochs, **params_at(space, np.full(len(domains), 0.5))))
+
+
 @cache
 def _surrogate() -> Any:
     import onnxruntime  # only the LCBench tasks need it
@@ -189,9 +193,7 @@ def lcbench_tasks() -> list[Task]:
     codes = json.loads((folder / "encoding.json").read_text())["OpenML_task_id"]
     knobs = json.loads((folder / "config_space.json").read_text())["hyperparameters"]
     names = next(knob["choices"] for knob in knobs if knob["name"] == "OpenML_task_id")
-    space = PlainSpace(Point(epochs=LCBENCH_EPOCHS), LCBENCH_DOMAINS, known_base=False)
-    middle = params_at(space, np.full(len(LCBENCH_DOMAINS), 0.5))
-    space = replace(space, base=Point(epochs=LCBENCH_EPOCHS, **middle))
+    space = _from_its_middle(LCBENCH_DOMAINS, LCBENCH_EPOCHS)
 
     def accuracy_of(code: int) -> Callable[[list[dict[str, Any]], list[int]], np.ndarray]:
         def accuracy(points: list[dict[str, Any]], epochs: list[int]) -> np.ndarray:

@@ -241,6 +241,8 @@ def main(options: Options) -> None:
         options = replace(options, max_tasks=2, seeds=1, budget=min(options.budget, 10))
     if min(options.seeds, options.workers, options.jobs, options.max_tasks or 1) < 1 or options.budget < CHECKPOINTS[0]:
         raise InputError(f"--seeds, --workers, --jobs and --max-tasks start at 1, --budget at {CHECKPOINTS[0]}")
+    if options.tasks == "own" and AXES.keys() & set(options.methods):
+        raise InputError(f"--methods {' and '.join(AXES)} are for LCBench: give --tasks even or odd")
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     rows = [row for file in options.rows for row in json.loads(file.read_text())["rows"]]
     if options.methods:
