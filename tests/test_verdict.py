@@ -50,6 +50,16 @@ def test_better() -> None:
     assert "here it has 94.50% (n = 8, SD 0.04)" in said["text"]
 
 
+@pytest.mark.parametrize(("flops", "share"), [(0.62e15, "62.0%"), (1.005e15, "100.5%")])
+def test_what_it_costs_is_said(flops: float, share: str) -> None:
+    cost = f"A training of trial 7 takes {share} of the base's floating-point operations."
+    assert cost in judged(around(0.945), around(0.940), flops=flops)["text"]
+
+
+def test_the_same_cost_is_not_said() -> None:
+    assert "floating-point" not in judged(around(0.945), around(0.940))["text"]
+
+
 def test_worse() -> None:
     said = judged(around(0.935), around(0.940))
     assert (said["kind"], said["recommended"]) == ("worse", 0)

@@ -43,7 +43,7 @@ def candidate_row(
         else None,
         "median_train_s": statistics.median(result["train_s"] for result in own),
         "worst_train_s": max(result["train_s"] for result in own),
-        "flops": own[0].get("flops"),
+        "flops": max((result["flops"] for result in own if result.get("flops")), default=None),  # one may have diverged
         "peak_mib": max(peaks) if peaks else None,
         "diverged": sum(result["diverged"] for result in own),
         "to_base": _to_base(race, {number: accs, race.base: [result["acc"] for result in results[race.base]]}, number),
@@ -100,7 +100,7 @@ def verdict(race: Race, rows: Sequence[dict[str, Any]], full_trials: int) -> dic
     recommended = {"better": winner, "worse": base, "tie": _cheaper(winner, base)}.get(
         kind, winner if found["mean"] > 0 else base
     )
-    text = [_sentence(race, winner, recommended), _form(found)]
+    text = [_sentence(race, winner, recommended), _form(found), _cost(winner, base)]
     if winner.get("search_val_acc") is not None:
         text.append(
             f"In the search trial {winner['trial']} had {100 * winner['search_val_acc']:.2f}% (one seed, held-out "
@@ -150,6 +150,13 @@ def _form(found: dict[str, Any]) -> str:
     if found["form"] == "paired":
         return f"Pairing the common seeds makes the interval narrower ({known})."
     return f"Pairing the common seeds doesn't make the interval narrower ({known}), so the unpaired form carries it."
+
+
+def _cost(row: dict[str, Any], base: dict[str, Any]) -> str:
+    if not row["flops"] or not base["flops"] or row["flops"] == base["flops"]:
+        return ""
+    share = 100 * row["flops"] / base["flops"]
+    return f"A training of trial {row['trial']} takes {share:.1f}% of the base's floating-point operations."
 
 
 def _cheaper(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
