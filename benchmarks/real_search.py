@@ -55,7 +55,7 @@ class Options:
     out: Path
     """folder for the results, and of an earlier run to go on with"""
     train_examples: int = 20_000
-    """training images; a tenth of them is held out in the searches"""
+    """training images; the searches hold a tenth of the others out"""
     width: int = 16
     """of the net"""
     epochs: int = 4
@@ -146,7 +146,7 @@ def _rays(options: Options, seed: int) -> dict[str, Any]:
 
     ray.init(address="local", num_cpus=options.slots, include_dashboard=False, logging_level=logging.ERROR)
     grid = tune.Tuner(
-        tune.with_parameters(trial, dataset=hold_out(_dataset(options.data, options.train_examples))),
+        tune.with_parameters(trial, dataset=hold_out(load(options.data), options.train_examples)),
         tune_config=tune.TuneConfig(
             metric="acc",
             mode="max",

@@ -39,7 +39,7 @@ class Options:
     split: Literal["test", "val"] = "test"
     """test: train on all training images, score on the test set; val: the search's split, a tenth held out"""
     train_examples: int | None = None
-    """use only so many of the training images"""
+    """train on so many of the images only"""
     threads: int | None = None
     """CPU threads, of each rank (default: all cores, shared out)"""
     ranks: int = 1
@@ -126,10 +126,10 @@ def _chosen(options: Options) -> tuple[Config, Dataset]:
         if not 0 < target <= 1:
             raise InputError(f"--target-acc {target}: it must be above 0 up to 1, such as 0.94")
     dataset = load(options.data)
-    if options.train_examples is not None:
-        dataset = take(dataset, options.train_examples)
     if options.split == "val":
-        dataset = hold_out(dataset)
+        dataset = hold_out(dataset, options.train_examples)
+    elif options.train_examples is not None:
+        dataset = take(dataset, options.train_examples)
     check_batch(config, len(dataset.train_labels), options.ranks)
     check_device(config, best_device())
     return config, dataset

@@ -46,7 +46,7 @@ SPACE = Experiment(
             data="cifar10",
             train_examples=10_000,
             seeds=3,
-            why="In 560 steps a faster start shows; three seeds tell points apart, not tenths.",
+            why="In 624 steps a faster start shows; three seeds tell points apart, not tenths.",
         ),
         "full": Scale(
             cells=cells(8), data="cifar10", seeds=50, why="Two epochs fewer than S8 needs: what helps can show."

@@ -48,7 +48,7 @@ SPACE = Experiment(
             data="cifar10",
             train_examples=10_000,
             seeds=5,
-            why="Batches of 128 keep the 70 steps an epoch that averages and schedules need; the rate is scaled to it.",
+            why="Batches of 128 keep the 78 steps an epoch that averages and schedules need; the rate is scaled to it.",
         ),
         "full": Scale(cells=cells(15), data="cifar10", seeds=50, why="As published, at one length."),
     },

@@ -40,7 +40,7 @@ SPACE = Experiment(
             data="cifar10",
             train_examples=10_000,
             seeds=5,
-            why="After 24 epochs on 9,000 images training loss is far below held-out loss: there is much to brake.",
+            why="After 24 epochs on 10,000 images training loss is far below held-out loss: there is much to brake.",
         ),
         "full": Scale(
             cells=cells((10, 24, 60)), data="cifar10", seeds=10, why="From the shortest recipe to a long one."

@@ -74,7 +74,7 @@ SPACE = Experiment(
             data="cifar10",
             train_examples=10_000,
             seeds=2,
-            why="Coming to rest takes (1 - momentum) / (4 rate decay) steps, here 125, at the most; 700 are trained. "
+            why="Coming to rest takes (1 - momentum) / (4 rate decay) steps, here 125, at the most; 780 are trained. "
             "Factors of 1 would take 500.",
         ),
         "full": Scale(

@@ -157,7 +157,7 @@ class Scale:
     """of each cell; of a search those in common, in which `tuned` stands for the start"""
     search: Search | None = None
     train_examples: int | None = None
-    """images used, a tenth of them held out; None is all"""
+    """images trained on; None is all that aren't held out"""
     why: str
     """what makes the effect show at this size, or not"""
 

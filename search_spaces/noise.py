@@ -32,8 +32,8 @@ SPACE = Experiment(
             data="cifar10",
             train_examples=10_000,
             seeds=25,
-            why="On 1,000 held-out images the doubtful ones alone, right on one seed and wrong on the next, make an SD "
-            "of about a point: far above the published one on 10,000.",
+            why="On 5,000 held-out images the doubtful ones alone, right on one seed and wrong on the next, make an SD "
+            "of nearly half a point: far above the published one on 10,000.",
         ),
         "full": Scale(cells=cells(), data="cifar10", seeds=50, why="As published."),
     },

@@ -406,6 +406,20 @@ def test_the_held_out_tenth_is_fixed_balanced_and_apart(tmp_path: Path) -> None:
     assert train | val == whole and len(train & val) == len(train) + len(val) - len(whole)
 
 
+def test_fewer_training_images_leave_as_many_to_score_on_up_to_half_as_many() -> None:
+    dataset = load("digits")
+    whole, many, few = hold_out(dataset), hold_out(dataset, 400), hold_out(dataset, 100)
+    assert [len(split.train_labels) for split in (whole, many, few)] == [1348, 400, 100]
+    assert [len(split.eval_labels) for split in (whole, many, few)] == [149, 149, 50]
+    assert np.bincount(few.train_labels).tolist() == [10] * 10 and np.bincount(few.eval_labels).tolist() == [5] * 10
+    for part in ("train_images", "eval_images"):
+        smallest, small, all_ = ({image.tobytes() for image in getattr(s, part)} for s in (few, many, whole))
+        assert smallest < small <= all_
+    assert np.bincount(hold_out(dataset, 10).eval_labels).tolist() == [1] * 10  # of each class one, whatever it costs
+    with pytest.raises(InputError, match=r"--train-examples 1400: .* beside 149 held out; .*from 10 to 1348"):
+        hold_out(dataset, 1400)
+
+
 def test_fewer_training_images(tmp_path: Path) -> None:
     dataset = load("digits")
     small, larger = take(dataset, 200), take(dataset, 400)

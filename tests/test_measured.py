@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import search_spaces
 from model.config import Config, InputError
-from model.data import hold_out, take, to_device
+from model.data import hold_out, to_device
 from model.diagnostics import MEASURED, recency
 from model.sources import load
 from model.train import init_state, train
@@ -258,7 +258,7 @@ def test_a_search_measures_every_net_at_its_end(command: Callable[..., Completed
     provenance = json.loads((tmp_path / "runs" / "own" / "trials" / "1" / "config.json").read_text())["provenance"]
     config, data = (
         Config(epochs=2, width=2, batch_size=32),
-        to_device(hold_out(take(load("digits"), 200)), torch.device("cpu")),
+        to_device(hold_out(load("digits"), 200), torch.device("cpu")),
     )
     state = init_state(config, data, provenance["seed"])
     list(train(config, data, seed=provenance["seed"], state=state))

@@ -14,7 +14,7 @@ from rich.console import Console
 
 import search_spaces
 from model.config import Config, InputError, load_config, with_assignments
-from model.data import Dataset, hold_out, take
+from model.data import Dataset, hold_out
 from model.meter import slow_precision
 from model.recipes import RECIPES
 from model.sources import load, resolve
@@ -62,7 +62,7 @@ class Options:
     width: int | None = None
     """width of the net; 64 is the published one"""
     train_examples: int | None = None
-    """use only so many of the training images; a tenth of them is held out"""
+    """train on so many images only; a tenth of all is held out, but no more than half of what is trained on"""
     gpus_per_trial: float | None = None
     """share of a GPU, or number of GPUs, of one trial (default: 1 with a GPU, else 0)"""
     cpus_per_trial: float | None = None
@@ -120,10 +120,7 @@ def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
     scale = experiment.scales[options.scale] if experiment and options.scale else None
     if scale is not None:
         options = _sized(options, scale)
-    dataset = load(options.data or "auto")
-    if options.train_examples is not None:
-        dataset = take(dataset, options.train_examples)
-    dataset = hold_out(dataset)
+    dataset = hold_out(load(options.data or "auto"), options.train_examples)
 
     space = _started(space, options, dataset, console) if scale is None else _set(space, options.set)
     base = space.base

@@ -59,7 +59,7 @@ class Manifest:
     dataset: str
     fingerprint: str
     train_examples: int | None
-    """images used of the training set, the held-out tenth included; None is all"""
+    """as given: images trained on; None is all that aren't held out"""
     counts: dict[str, int]
     """images trained on and held out"""
     trials: int | None
@@ -192,22 +192,39 @@ class Run:
         return self.space.config(trial.params)
 
     def dataset(self, source: str | None = None) -> Dataset:
-        """The run's training images (all of them) and the test set, from `source` or from where the search had them.
+        """Training images, as many as the search had if it had fewer than all, and the test set, from `source` or from
+        where the search found them.
 
         Raises:
             InputError: it can't be read, or it is other data than the run's.
         """
+        dataset = self._all_images(source)
+        return take(dataset, self.manifest.train_examples) if self.manifest.train_examples else dataset
+
+    def search_dataset(self, source: str | None = None) -> Dataset:
+        """The search's split of them: no test images, some training images held out as val.
+
+        Raises:
+            InputError: as for `dataset`, or an earlier version of this program split them in another way.
+        """
+        dataset = hold_out(self._all_images(source), self.manifest.train_examples)
+        counts = {"train": len(dataset.train_labels), "val": len(dataset.eval_labels)}
+        if counts != self.manifest.counts:
+            was = self.manifest.counts
+            raise InputError(
+                f"run {self.name} trained on {was['train']:,} images and scored on {was['val']:,}, where this version "
+                f"takes {counts['train']:,} and {counts['val']:,}: go on with the one that made it, or start a new run"
+            )
+        return dataset
+
+    def _all_images(self, source: str | None) -> Dataset:
         dataset = load(source or self.manifest.data)
         if dataset.fingerprint != self.manifest.fingerprint:
             raise InputError(
                 f"--data {source or self.manifest.data} is other data (fingerprint {dataset.fingerprint}) than run "
                 f"{self.name} was made with ({self.manifest.dataset}, {self.manifest.fingerprint}): give --data PATH"
             )
-        return take(dataset, self.manifest.train_examples) if self.manifest.train_examples else dataset
-
-    def search_dataset(self, source: str | None = None) -> Dataset:
-        """The search's split of it: a tenth of the training images held out as val, no test images."""
-        return hold_out(self.dataset(source))
+        return dataset
 
 
 def final_acc(trial: FrozenTrial) -> float:

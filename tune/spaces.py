@@ -11,6 +11,7 @@ from rich.text import Text
 import search_spaces
 from model.command import run_command
 from model.config import Config
+from model.data import HELD_OUT
 from model.meter import matmul_flops_per_s
 from model.train import best_device
 from search_spaces.domains import Domain
@@ -20,9 +21,8 @@ from tune.commands import python
 from tune.limits import epoch_flops
 from tune.lines import duration
 
-IMAGES = {"digits": 1437, "cifar10": 50_000}
+IMAGES = {"digits": 1497, "cifar10": 50_000}
 """training images of a data set"""
-HELD_OUT = 0.1
 SHARE = 0.5  # of the rate of a large matrix product that a small net reaches
 
 
@@ -50,7 +50,7 @@ def main(options: Options) -> None:
 
 def scale_flops(scale: Scale) -> float:
     """Floating-point operations of all its trainings."""
-    images = round((scale.train_examples or IMAGES[scale.data]) * (1 - HELD_OUT))
+    images = scale.train_examples or round(IMAGES[scale.data] * (1 - HELD_OUT))
     classes = 10
     return sum(count * config.epochs * epoch_flops(config, classes, images) for config, count in scale.trainings)
 
