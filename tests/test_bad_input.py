@@ -236,6 +236,14 @@ def test_resume_of_another_space(refused: Refused, run_copy: Path, tmp_path: Pat
     assert "is not the space of run done" in line and "lr_regimes" in line
 
 
+def test_resume_of_a_search_that_held_out_other_images(refused: Refused, run_copy: Path) -> None:
+    manifest = json.loads((run_copy / "run.json").read_text())
+    assert manifest["counts"] == {"train": 100, "val": 50}
+    (run_copy / "run.json").write_text(json.dumps(manifest | {"counts": {"train": 90, "val": 10}}))
+    line = refused(tune.search, "--resume", "done")
+    assert "trained on 90 images and scored on 10, where this version takes 100 and 50" in line
+
+
 @pytest.mark.parametrize("command", [tune.confirm, tune.search])
 def test_another_data_set(refused: Refused, run_copy: Path, command: ModuleType) -> None:
     manifest = json.loads((run_copy / "run.json").read_text())
