@@ -4,16 +4,18 @@
 
 S8 of "How to Train Your ResNet" needs 10 epochs for 94%. hlb-CIFAR10 (tysam-code 2023) and airbench (K. Jordan, arXiv
 2404.00498, and Muon, 2024) changed activation, initialisation, first layer, flips, averaging and update rule. All of
-these are domains here, with what has to be tuned anew beside them: epochs, rates, decay, crops. The net is S8's; theirs
-have other widths. airbench states its learning rate and decay apart from momentum and batch, so that each can be tuned
-alone; the coordinates do that here. Scoring is S8's for all: on more views it costs time that is not counted.
+these are domains here, with what has to be tuned anew beside them: epochs, width, rates, momentum, decay, schedule,
+crops. airbench states its learning rate and decay apart from momentum and batch, so that each can be tuned alone; the
+coordinates do that here. muon_lr is no part of that: its steps are relative to the weights' norm, so that it doesn't
+grow with the batch, but lr_scale multiplies it too. Scoring is S8's for all: on more views it costs time that is not
+counted. Wide nets are dear: `--limit train_flops=F` keeps out whoever takes more than S8.
 """
 
 from dataclasses import replace
 
 from model.recipes import s8
-from search_spaces.coordinates import DECAY_RATE, EFFECTIVE_LR
-from search_spaces.space import Choice, IntUniform, LogUniform, SearchSpace
+from search_spaces.coordinates import DECAY_RATE, EFFECTIVE_LR, MOMENTUM_STEPS
+from search_spaces.space import Choice, IntUniform, LogUniform, SearchSpace, Uniform
 
 AIRBENCH = replace(
     s8(),
@@ -40,10 +42,14 @@ SPACE = SearchSpace(
     more_bases=(AIRBENCH, replace(AIRBENCH, solver="muon"), MUON_S8),
     domains={
         "epochs": IntUniform(6, 12),
+        "width": IntUniform(8, 96),
+        "warmup_frac": Uniform(0.05, 0.4),
+        "tail_to_zero": Choice((False, True)),
+        "momentum_steps": LogUniform(2, 20),
         "effective_lr": LogUniform(1, 40),  # low enough for batches of 128, whose rate is a quarter
         "decay_rate": LogUniform(5e-4, 3e-2),
         "solver": Choice(("sgd", "muon")),
-        "muon_lr": LogUniform(0.05, 1, only_if={"solver": ("muon",)}),
+        "muon_lr": LogUniform(0.02, 1, only_if={"solver": ("muon",)}),
         "act": Choice(("celu", "gelu")),
         "identity_init": Choice((False, True)),
         "whiten_px": Choice((3, 2)),
@@ -54,5 +60,5 @@ SPACE = SearchSpace(
         "lookahead": Choice((False, True)),
         "ema_decay": Choice((0.99, 0.95)),
     },
-    coordinates=(EFFECTIVE_LR, DECAY_RATE),
+    coordinates=(EFFECTIVE_LR, DECAY_RATE, MOMENTUM_STEPS),
 )
