@@ -31,7 +31,13 @@ def cells(epochs: int, shrink: int, width: int) -> Mapping[str, Config]:
 SPACE = Experiment(
     question="Can batches grow from 128 to 768 at no cost, and does cutout make up for fewer epochs?",
     scales={
-        "tiny": Scale(cells=cells(4, 4, 4), data="digits", seeds=1, why="Shows that it runs, nothing else."),
+        "tiny": Scale(
+            cells=cells(4, 4, 4),
+            data="digits",
+            train_examples=400,
+            seeds=1,
+            why="Shows that it runs, nothing else.",
+        ),
         "small": Scale(
             cells=cells(14, 4, 8),
             data="cifar10",
