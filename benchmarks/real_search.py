@@ -55,7 +55,7 @@ class Options:
     out: Path
     """folder for the results, and of an earlier run to go on with"""
     train_examples: int = 20_000
-    """training images; the searches hold a tenth of the others out"""
+    """training images; the searches hold out others to score on, a tenth of all there are"""
     width: int = 16
     """of the net"""
     epochs: int = 4

@@ -445,7 +445,7 @@ def test_lr_regimes_varies_the_schedule_around_the_baseline() -> None:
 def test_speedrun_starts_from_s8_and_from_airbench_with_sgd_and_with_muon() -> None:
     """airbench: 11.5 / 2 per 512 images, over 1 + 1 / (1 - 0.9), is a rate of 0.52; decay 0.0153 / 11.5."""
     space = search_spaces.load("speedrun")
-    assert space.base == s8() and len(space.domains) < 20
+    assert space.base == s8() and {"epochs", "width"} < set(space.domains) and len(space.domains) == 18
     sgd, muon, muon_s8 = (space.params_of(base) for base in space.more_bases)
     assert sgd["effective_lr"] == pytest.approx(11.5 / 2 / 11 / 0.1, rel=0.01)
     assert sgd["decay_rate"] == pytest.approx(0.0153 / 11.5 * sgd["effective_lr"], rel=0.01)
