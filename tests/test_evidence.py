@@ -103,6 +103,26 @@ def test_judging(low: float, high: float, kind: str) -> None:
     assert judge(Interval(8, (low + high) / 2 if math.isfinite(low) else 0.0, low, high), practical=0.001) == kind
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "saves", "kind"),
+    [
+        (-0.0009, 0.02, 1.0, "no worse"),
+        (-0.0011, 0.02, 1.0, "undecided"),
+        (-0.0009, 0.02, 0.0, "undecided"),
+        (-0.0009, 0.02, -1.0, "undecided"),
+        (-0.02, 0.0009, -1.0, "no better"),
+        (-0.02, 0.0009, 1.0, "undecided"),
+        (-0.0009, 0.0009, 1.0, "tie"),
+        (0.0001, 0.02, 1.0, "better"),
+        (-0.02, -0.0001, 1.0, "worse"),
+        (-math.inf, math.inf, 1.0, "undecided"),
+    ],
+)
+def test_the_cheaper_one_has_only_to_be_no_worse(low: float, high: float, saves: float, kind: str) -> None:
+    found = Interval(8, (low + high) / 2 if math.isfinite(low) else 0.0, low, high)
+    assert judge(found, practical=0.001, saves=saves) == kind
+
+
 def test_the_forecast_of_further_seeds_is_the_number_that_decides() -> None:
     """With as many more seeds that repeat mean and spread the difference is decided, with fewer it is not."""
     a, b = [0.940, 0.942, 0.941, 0.943], [0.9395, 0.9405, 0.9415, 0.9395]

@@ -1,6 +1,7 @@
 """Which trainings come next: the rounds, worked out by hand, and that they follow from the results alone."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -56,6 +57,15 @@ def test_the_base_may_win() -> None:
 def test_certainly_within_the_practical_difference_it_ends() -> None:
     accs = run(Race([1], 0, 1000, 0.002, 1e-4), noisy(gap=0.0))
     assert len(accs[1]) < 200
+
+
+def test_a_cheaper_one_ends_as_soon_as_it_is_no_worse() -> None:
+    unknown = Race([1], 0, 1000, 0.002, 1e-4)
+    cheap = replace(unknown, flops={1: 1e9, 0: 2e9})
+    found = run(cheap, noisy(gap=0.001))
+    assert len(found[1]) < len(run(unknown, noisy(gap=0.001))[1])
+    last_but_one = {number: own[:-1] for number, own in found.items()}
+    assert cheap.to_base(last_but_one, 1).low < -0.002 <= cheap.to_base(found, 1).low
 
 
 @pytest.mark.parametrize("break_after", [1, 5, 17, 18, 25, 40])

@@ -1,5 +1,6 @@
 """The words of a verdict, for each case, and the numbers of a candidate."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -73,6 +74,20 @@ def test_a_tie_goes_to_the_cheaper(flops: float, which: str, number: int) -> Non
     assert (said["kind"], said["recommended"]) == ("tie", number)
     assert "Trial 7 and the base tie: +0.01 points" in said["text"]
     assert f"within the 0.1 points that count as no difference. Take {which}: it is the cheaper one." in said["text"]
+
+
+@pytest.mark.parametrize(("cheaper", "kind", "number"), [(True, "no worse", 7), (False, "no better", 0)])
+def test_the_cheaper_one_has_only_to_be_no_worse(cheaper: bool, kind: str, number: int) -> None:
+    """Where the interval is too wide for better and for a tie, and costs are known."""
+    race = replace(RACE, practical=0.003, flops={7: 0.5e15, 0: 1e15} if cheaper else {7: 1e15, 0: 0.5e15})
+    sign = 1 if cheaper else -1
+    said = judged(around(0.94 + sign * 0.002, 8, 3), around(0.94, 8, 3)[::-1], race, flops=race.flops[7])
+    assert (said["kind"], said["recommended"]) == (kind, number)
+    words = "cheaper than the base and no worse" if cheaper else "dearer than the base and no better"
+    assert said["text"].startswith(f"Trial 7 is {words} by more than the 0.3 points that count as no difference:")
+    assert f"Take {'trial 7' if cheaper else 'the base'}." in said["text"]
+    without = judged(around(0.94 + sign * 0.002, 8, 3), around(0.94, 8, 3)[::-1], replace(race, flops={}))
+    assert without["kind"] == "undecided"
 
 
 def test_undecided_says_how_many_more_runs() -> None:

@@ -56,7 +56,8 @@ class Options:
     target_acc: float | None = None
     """test accuracy (0..1) of which you want to know how often it is reached"""
     practical: float = 0.1
-    """accuracy points that make no difference to you: closer configs tie, and ties go to the cheaper one"""
+    """accuracy points that make no difference to you: closer configs tie, and ties go to the cheaper one, which has
+    only to be no worse by more than that"""
     budget_s: float | None = None
     """start no further training after so many seconds; the same command goes on"""
     data: str | None = None
@@ -135,13 +136,20 @@ class Confirmation:
                 self._results[result["trial"]][index_of[result["seed"]]] = result
         best = [trial.number for trial in ranking if trial.number != 0]
         tried = [number for number in self._results if number != 0 and number in self._trials]
+        challengers = list(dict.fromkeys([*best[: options.top], *tried]))  # whoever was tried counts
         self.race = Race(
-            challengers=list(dict.fromkeys([*best[: options.top], *tried])),  # whoever was tried counts
+            challengers=challengers,
             base=0,
             most_seeds=options.seeds,
             practical=options.practical / 100,
             resolution=1 / len(dataset.eval_labels),
+            flops={number: self._flops(number) for number in [*challengers, 0]},
         )
+
+    def _flops(self, number: int) -> float:
+        """Of a whole training of this trial's config."""
+        config = self._run.config(self._trials[number])
+        return config.epochs * epoch_flops(config, len(self._dataset.classes), len(self._dataset.train_labels))
 
     def _sequences(self) -> dict[int, list[dict[str, Any]]]:
         """Results of each candidate without gaps, from the first seed on."""

@@ -29,7 +29,7 @@ ALPHA = 0.05
 PRIOR_VARIANCE = 10.0  # of the effect, in units of the spread over seeds: 4 runs can decide, and 64 lose little by it
 MOST_SEEDS = 10_000  # beyond, no number of further seeds is named
 
-Kind = Literal["better", "worse", "tie", "undecided"]
+Kind = Literal["better", "worse", "tie", "no worse", "no better", "undecided"]
 
 
 @dataclass(frozen=True)
@@ -99,17 +99,27 @@ def share_interval(k: int, n: int, alpha: float = ALPHA) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def judge(found: Interval, practical: float) -> Kind:
+def judge(found: Interval, practical: float, saves: float = 0.0) -> Kind:
     """What a difference to the base shows. A difference that is certainly within `practical` is a tie, whatever its
-    sign."""
+    sign; the cheaper of two only has to be no worse by more than that.
+
+    Args:
+        saves: what the base costs more; negative where it costs less.
+    """
     if -practical <= found.low and found.high <= practical:
         return "tie"
     if found.low > 0:
         return "better"
-    return "worse" if found.high < 0 else "undecided"
+    if found.high < 0:
+        return "worse"
+    if saves > 0 and found.low >= -practical:
+        return "no worse"
+    return "no better" if saves < 0 and found.high <= practical else "undecided"
 
 
-def more_seeds(found: Difference, a: Sequence[float], b: Sequence[float], practical: float, alpha: float) -> int | None:
+def more_seeds(
+    found: Difference, a: Sequence[float], b: Sequence[float], practical: float, alpha: float, saves: float = 0.0
+) -> int | None:
     """How many further seeds would decide, if mean and spread stay what they are; None if more than MOST_SEEDS."""
     n = found.n
     if n < 2:
@@ -120,7 +130,8 @@ def more_seeds(found: Difference, a: Sequence[float], b: Sequence[float], practi
     def decided(seeds: int) -> bool:
         errors = max(paired, 1e-12) / math.sqrt(seeds), max(apart, 1e-12) / math.sqrt(seeds)
         half = _half_width_of_difference(seeds, *errors, alpha)
-        return judge(Interval(seeds, found.mean, found.mean - half, found.mean + half), practical) != "undecided"
+        then = Interval(seeds, found.mean, found.mean - half, found.mean + half)
+        return judge(then, practical, saves) != "undecided"
 
     if not decided(n + MOST_SEEDS):
         return None

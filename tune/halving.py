@@ -9,7 +9,7 @@ any time and go on later.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean, variance
 
 from tune.evidence import ALPHA, Difference, difference, judge
@@ -35,6 +35,8 @@ class Race:
     """accuracies (0..1) closer than this are as good as each other"""
     resolution: float
     """1 / number of test images"""
+    flops: Mapping[int, float] = field(default_factory=dict)
+    """of a training of each, as far as known; without them all cost the same"""
 
     @property
     def alpha(self) -> float:
@@ -45,8 +47,14 @@ class Race:
     def to_base(self, accs: Accs, challenger: int) -> Difference:
         return difference(accs[challenger], accs[self.base], self.resolution, self.alpha)
 
+    def saves(self, challenger: int) -> float:
+        """Operations per training that the challenger takes less than the base."""
+        if challenger not in self.flops or self.base not in self.flops:
+            return 0.0
+        return self.flops[self.base] - self.flops[challenger]
+
     def decided(self, accs: Accs, challenger: int) -> bool:
-        return judge(self.to_base(accs, challenger), self.practical) != "undecided"
+        return judge(self.to_base(accs, challenger), self.practical, self.saves(challenger)) != "undecided"
 
     def rounds(self, accs: Accs) -> list[tuple[int, list[int]]]:
         """The rounds as far as the accuracies reach, the last one perhaps unfinished: seeds in all, and who gets them

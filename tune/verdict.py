@@ -54,10 +54,10 @@ def _to_base(race: Race, accs: Mapping[int, Sequence[float]], number: int) -> di
     if number == race.base:
         return None
     found = race.to_base(accs, number)
-    kind = judge(found, race.practical)
+    kind = judge(found, race.practical, race.saves(number))
     more = None
     if kind == "undecided":
-        more = more_seeds(found, accs[number], accs[race.base], race.practical, race.alpha)
+        more = more_seeds(found, accs[number], accs[race.base], race.practical, race.alpha, race.saves(number))
     return {
         "n": found.n,
         "mean": found.mean,
@@ -97,9 +97,8 @@ def verdict(race: Race, rows: Sequence[dict[str, Any]], full_trials: int) -> dic
         }
     winner = max((by_number[number] for number in left), key=lambda row: row["mean_acc"])
     found, kind = winner["to_base"], winner["to_base"]["kind"]
-    recommended = {"better": winner, "worse": base, "tie": _cheaper(winner, base)}.get(
-        kind, winner if found["mean"] > 0 else base
-    )
+    decided = {"better": winner, "no worse": winner, "worse": base, "no better": base, "tie": _cheaper(winner, base)}
+    recommended = decided.get(kind, winner if found["mean"] > 0 else base)
     text = [_sentence(race, winner, recommended), _form(found), _cost(winner, base)]
     if winner.get("search_val_acc") is not None:
         text.append(
@@ -129,6 +128,16 @@ def _sentence(race: Race, winner: dict[str, Any], recommended: dict[str, Any]) -
         return (
             f"{trial} and the base tie: {held}, within the {practical} points that count as no difference. Take "
             f"{which}: it is the cheaper one."
+        )
+    if found["kind"] == "no worse":
+        return (
+            f"{trial} is cheaper than the base and no worse by more than the {practical} points that count as no "
+            f"difference: {held}. Take trial {winner['trial']}."
+        )
+    if found["kind"] == "no better":
+        return (
+            f"{trial} is dearer than the base and no better by more than the {practical} points that count as no "
+            f"difference: {held}. Take the base."
         )
     if found["more_seeds"] is None:
         more = "With this difference and spread no number of seeds within reach would decide."
