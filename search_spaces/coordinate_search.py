@@ -81,7 +81,7 @@ SPACE = Experiment(
         "tiny": Scale(
             cells=cells(0.2, epochs=1, **{**TINY, "batch_size": 16}),
             data="digits",
-            search=search(runs=20),
+            search=search(runs=8),
             seeds=2,
             why="Shows that it runs; in batches of 16, since after 21 steps no rate is better than another.",
         ),

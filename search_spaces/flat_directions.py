@@ -95,7 +95,11 @@ SPACE = Experiment(
     question="Along which lines of learning rate, batch size, momentum and weight decay is accuracy flat?",
     scales={
         "tiny": Scale(
-            cells=cells((0.5, 1, 2), epochs=1, **TINY), data="digits", seeds=1, why="Shows that it runs, nothing else."
+            cells=cells((0.5, 1, 2), epochs=1, **TINY),
+            data="digits",
+            train_examples=400,
+            seeds=1,
+            why="Shows that it runs, nothing else.",
         ),
         "small": Scale(
             cells=cells((1 / 4, 1 / 2, 1, 2, 4), epochs=4, **SMALL),

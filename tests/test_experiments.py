@@ -234,8 +234,8 @@ def test_bad_options_of_an_experiment_are_named(refused: Refused, wrong: tuple[o
 
 @pytest.fixture(scope="module")
 def one_ray() -> Iterator[None]:
-    """A Ray for several searches: to start one for each takes longer than their trainings."""
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    """A Ray of one slot for several searches: to start one for each takes longer than their trainings."""
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray, "shutdown", lambda: None)
         yield
