@@ -1,6 +1,7 @@
 """The report in a browser without a network: every figure drawn, nothing requested, readable at any width, at night."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from test_report import confirm
 
 from benchmarks.big_run import make
-from tune import report
+from tune import figures, figures_search, report
 from tune.report_data import read
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -114,3 +115,17 @@ def test_keyboard_and_print(browser: Any, page_file: Path, tmp_path: Path) -> No
     assert page.evaluate(widths) == on_screen
     page.pdf(path=tmp_path / "report.pdf", format="A4")
     assert (tmp_path / "report.pdf").read_bytes().count(b"/Type /Page\n") > 5
+
+
+def test_figures_for_papers_are_as_high_as_in_the_page(page_file: Path, tmp_path: Path) -> None:
+    pytest.importorskip("kaleido")
+    data = read(page_file.parent / "big")
+    drawn = {"low": figures_search.rungs(data), "high": figures_search.curves(data)}
+    assert figures.save(drawn.items(), tmp_path) == 2
+    heights = {}
+    for name, picture in drawn.items():
+        assert picture.figure
+        box = re.search(r'viewBox="0 0 720 (\d+)"', (tmp_path / f"{name}.svg").read_text())
+        heights[name] = int(box[1]) if box else None
+        assert heights[name] == picture.figure.layout.height and (tmp_path / f"{name}.png").exists()
+    assert heights["low"] != heights["high"]

@@ -69,6 +69,7 @@ def save(pictures: Iterable[tuple[str, Picture]], folder: Path) -> int:
             fig=[_on_paper(figure, with_key=stem.partition("response")[1] != "") for stem, figure, _ in jobs],
             file=[folder / f"{stem}.{form}" for stem, _, form in jobs],
             width=WIDTH_PX,
+            height=[figure.layout.height for _, figure, _ in jobs],  # or else it is the same for all
             scale=SCALE,
         )
     except OSError as error:
