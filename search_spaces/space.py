@@ -108,14 +108,18 @@ class SearchSpace:
         return {name: values[name] for name in self.active(values)}
 
     def with_base(self, base: Config) -> "SearchSpace":
-        """The same space around another base. The further bases stay the points that they are: they keep the values of
-        their params and take everything else from `base`. Constants are not kept: `base` brings its own values.
+        """The same space around another base. Further bases keep the fields in which they differ from the one until
+        now and take everything else from `base`: a narrower base makes all narrower, though width is searched, but for
+        those that have a width of their own. Constants are not kept: `base` brings its own values.
 
         Raises:
             InputError: `base` lies outside of a domain, or a further base makes no sense with it.
         """
-        space = replace(self, base=base, more_bases=())
-        return replace(space, more_bases=tuple(space.config(self.params_of(other)) for other in self.more_bases))
+        old = self.base.to_dict()
+        own = [
+            {name: value for name, value in other.to_dict().items() if value != old[name]} for other in self.more_bases
+        ]
+        return replace(self, base=base, more_bases=tuple(replace(base, **fields) for fields in own))
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON, for `from_dict`; what is not used is left out."""

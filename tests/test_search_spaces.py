@@ -334,13 +334,29 @@ def test_further_bases_are_points_of_the_space() -> None:
     space = dataclasses.replace(SPACE, more_bases=(mine, SPACE.base, mine))
     assert space.bases == (SPACE.base, mine)
     assert SearchSpace.from_dict(json.loads(json.dumps(space.to_dict()))) == space
-    # around another base they keep their params
+    # around another base they keep what they have of their own
     moved = space.with_base(Config(width=4, crop_pad_px=2, cutout_px=1))
     assert moved.bases == (
         Config(width=4, crop_pad_px=2, cutout_px=1),
         Config(width=4, crop_pad_px=2, cutout_px=3, flip=False),
     )
     assert space.with_base(mine).bases == (mine,)
+
+
+def test_around_another_base_further_ones_follow_in_what_they_share_with_the_old() -> None:
+    """Also where that is searched: whoever makes the base narrower doesn't want the others wide."""
+    base = Config(width=64, epochs=10)
+    space = SearchSpace(
+        base,
+        {"width": IntUniform(4, 96), "epochs": IntUniform(6, 12), "flip": Choice((True, False))},
+        more_bases=(dataclasses.replace(base, flip=False), dataclasses.replace(base, width=80)),
+    )
+    moved = space.with_base(Config(width=16, epochs=8, momentum=0.8))
+    assert [(each.width, each.epochs, each.flip, each.momentum) for each in moved.bases] == [
+        (16, 8, True, 0.8),
+        (16, 8, False, 0.8),
+        (80, 8, True, 0.8),
+    ]
 
 
 def test_a_further_base_may_have_the_default_of_a_knob_that_is_idle_in_it() -> None:
