@@ -23,6 +23,7 @@ import tune.search
 import tune.spaces
 from model.config import Config, InputError
 from model.diagnostics import MEASURED
+from model.recipes import s8
 from search_spaces.experiment import (
     Claim,
     Estimate,
@@ -38,8 +39,10 @@ from search_spaces.experiment import (
 from search_spaces.flat_directions import slice_of
 from search_spaces.ridge import ridge_angle, ridge_interval
 from search_spaces.space import SearchSpace
+from tune.limits import epoch_flops
 from tune.report_data import RunData, read
 from tune.results import RunResults, experiments
+from tune.run import Run
 
 Command = Callable[..., "CompletedProcess[str]"]
 CELLS = {"short": Config(epochs=2), "long": Config(epochs=4), "smooth": Config(epochs=4, label_smoothing=0.2)}
@@ -308,6 +311,35 @@ def test_an_experiment_goes_on_with_more_seeds(one_ray: None, tmp_path: Path) ->
     tune.search.main(tune.search.Options(resume=tmp_path / "tried", trials=8))
     after = RunResults(read(tmp_path / "tried"), found).values("baseline")
     assert len(before) == 3 and len(after) == 4 and after[:3] == before
+
+
+@pytest.mark.slow
+def test_speedrun_searches_for_the_least_arithmetic(one_ray: None, tmp_path: Path) -> None:
+    """On the digits, from its four bases, with nobody much dearer than S8."""
+    s8_flops = 6 * epoch_flops(replace(s8(), width=8, batch_size=32), num_classes=10, train_examples=320)
+    options = tune.search.Options(
+        space="speedrun",
+        data="digits",
+        train_examples=320,
+        set=(("width=8", "epochs=6", "batch_size=32", "lr_scale=0.25"),),
+        objective="flops-to-target",
+        target_acc=0.3,
+        limit=((f"train_flops={1.2 * s8_flops}",),),
+        trials=6,
+        name="tried",
+        runs_dir=tmp_path,
+    )
+    tune.search.main(options)
+    run = Run(tmp_path / "tried")
+    trials = run.study().trials
+    assert len(trials) == 6 and all(trial.state.is_finished() for trial in trials)
+    for trial in trials:
+        config = run.config(trial)
+        assert config.epochs * epoch_flops(config, num_classes=10, train_examples=320) <= 1.2 * s8_flops
+    solvers = [run.config(trial).solver for trial in trials[:4]]
+    assert solvers == ["sgd", "sgd", "muon", "muon"]
+    costs = [trial.user_attrs["cost"] for trial in run.ranking() if max(trial.intermediate_values.values()) >= 0.3]
+    assert costs and costs == sorted(costs) and run.ranking()[0].user_attrs["cost"] == costs[0]
 
 
 def test_the_example_of_the_docs_is_an_experiment(tmp_path: Path) -> None:
