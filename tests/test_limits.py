@@ -89,8 +89,8 @@ def test_what_is_left_out_of_a_net_changes_no_cost(config: Config) -> None:
     net = limits._shape(config)
     params = sum(weight.numel() for weight in build_net(config, 10).parameters())
     assert limits._params(net, 10) == params
-    assert limits._flops_per_image(net, 10) == flops_per_image(config, 10)
-    assert limits._flops_per_update(net, 10) == flops_per_update(config, 10)
+    step = config.batch_size * flops_per_image(config, 10) + flops_per_update(config, 10)
+    assert limits.epoch_flops(config, 10, 3 * config.batch_size) == 3 * step
     assert limits._needs(net, 10, 900).of_batch(config.batch_size) == needed_bytes(config, 10, 900)
 
 
