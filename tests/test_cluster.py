@@ -26,7 +26,7 @@ from tune.cluster import EVERY_S, Nodes
 from tune.run import Run
 from tune.storage import Storage
 
-EPOCHS = 70
+EPOCHS = 45
 # of a node: our code doesn't lie there, and nothing of what tune.search sets for the Ray that it starts itself
 NOT_THERE = ("PYTHONPATH", *(name for name in os.environ if name.startswith(("RAY_", "TUNE_"))))
 

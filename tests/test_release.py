@@ -23,6 +23,7 @@ def test_config_and_weights_belong_together() -> None:
     assert f"| {100 * confirmed['accs'][0]:.2f}% | 1 |" in card and f"| {100 * confirmed['mean_acc']:.2f}% (" in card
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (REAL_DATA / "cifar10").exists(), reason=f"no real CIFAR-10 at {REAL_DATA}/cifar10")
 def test_the_weights_score_what_is_said_of_them() -> None:
     net, record = load_weights(RELEASED.with_suffix(".safetensors"))

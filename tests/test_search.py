@@ -193,9 +193,9 @@ def test_more_trials_on_resume(finished: tuple[Path, str], tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_killed_three_times_nothing_is_lost_and_nothing_twice(tmp_path: Path) -> None:
-    counts = kill_and_resume(tmp_path, kills=3, trials=12, seed=1)
-    assert counts["trials"] == 12
+def test_killed_twice_nothing_is_lost_and_nothing_twice(tmp_path: Path) -> None:
+    counts = kill_and_resume(tmp_path, kills=2, trials=8, seed=1)
+    assert counts["trials"] == 8
 
 
 def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(tmp_path: Path) -> None:
