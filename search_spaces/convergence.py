@@ -38,7 +38,7 @@ SPACE = Experiment(
             cells=cells((4, 8, 24), cutout_px=8, **SMALL),
             data="cifar10",
             train_examples=10_000,
-            seeds=5,
+            seeds=3,
             why="Six times the shortest training, at which a net of this width has seen its few images often enough.",
         ),
         "full": Scale(cells=cells((24, 40, 60, 80, 100), cutout_px=12), data="cifar10", seeds=5, why="Published."),
