@@ -20,6 +20,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
+import tune.claims
 import tune.confirm
 from model.config import Config, InputError
 from model.data import hold_out, to_device
@@ -128,6 +129,13 @@ def test_the_best_and_the_base_on_fresh_seeds(run: Run) -> None:
     assert content["verdict"]["text"] in " ".join(out.split())
     assert sum(row["first_share"] for row in rows.values()) == pytest.approx(1)
     assert confirmed_rows(run)[0]["mean_acc"] == max(row["mean_acc"] for row in rows.values())
+    claims = run.path / "claims.json"
+    tune.claims.main(tune.claims.Options(runs=(str(run.path),), json=claims))
+    claim = json.loads(claims.read_text())[-1]
+    best = rows[content["verdict"]["trial"]]["to_base"]
+    assert claim["id"] == run.manifest.space_name and claim["kind"] == content["verdict"]["kind"]
+    assert claim["estimate"]["n"] == best["n"] and claim["estimate"]["mean"] == best["mean"]
+    assert claim["counts"] == content["counts"]  # not those of the search, which held images out
 
 
 def test_the_weights_of_the_first_seed_give_its_accuracy(run: Run) -> None:

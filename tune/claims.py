@@ -1,7 +1,12 @@
-"""`python -m tune.claims [RUN...]`: which claims of the source the runs bear out, as one table."""
+"""`python -m tune.claims [RUN...]`: which claims of the source the runs bear out, as one table.
+
+A search whose best configs were confirmed claims something as well: that what it found beats its base. Such runs stand
+at the table's end, with the confirmation's own verdict.
+"""
 
 import json
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 from xml.etree.ElementTree import Element
@@ -14,7 +19,7 @@ from rich.text import Text
 
 from model.command import run_command
 from model.config import InputError
-from search_spaces.experiment import SCALES, Claim, Finding
+from search_spaces.experiment import SCALES, Estimate
 from tune.commands import python
 from tune.lines import inert
 from tune.page import Content, Page, facts, table, tag
@@ -24,6 +29,8 @@ from tune.results import RunResults, experiment_of, experiments
 
 NOT_RUN = "not run"
 STYLES = {"reproduced": "green", "contradicted": "red", "undecided": "yellow", NOT_RUN: "dim", "not testable": "dim"}
+CONFIRMED = {"better": "green", "no worse": "green", "tie": "yellow", "no better": "yellow", "worse": "red"}
+"""kinds that only a confirmation has"""
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class Options:
     """Hold the claims of all experiments against the runs that tested them."""
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """run folders of experiments (default: all below --runs-dir)"""
+    """run folders of experiments or of confirmed searches (default: all below --runs-dir)"""
     runs_dir: Path = Path("runs")
     """where run folders are looked for"""
     json: Path | None = None
@@ -46,23 +53,20 @@ class Options:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim, and what a run shows of it."""
+    """A row of the table: a claim, and what a run shows of it."""
 
-    claim: Claim
+    id: str
+    sentence: str
+    published: str
     experiment: str
-    finding: Finding | None
-    """None: no run has tested it"""
+    """or the search space"""
+    kind: str
+    """one of STYLES or of CONFIRMED"""
+    text: str
+    """what was found, with the numbers"""
+    estimate: Estimate | None
     data: RunData | None
-
-    @property
-    def kind(self) -> str:
-        return self.finding.kind if self.finding else NOT_RUN
-
-    @property
-    def said(self) -> str:
-        if self.finding and self.data:
-            return self.finding.text
-        return f"experiment {self.experiment}"
+    """None: no run has tested it"""
 
 
 def main(options: Options) -> None:
@@ -80,7 +84,8 @@ def main(options: Options) -> None:
     if options.figures:
         from tune.figures import experiment_pictures, save  # plotly takes a while to load
 
-        judged = {verdict.experiment: verdict.data for verdict in verdicts if verdict.data}  # the largest run of each
+        # the largest run of each
+        judged = {v.experiment: v.data for v in verdicts if v.data and experiment_of(v.data)}
         pictures = [
             (picture.name.replace("experiment", name), picture)
             for name, data in judged.items()
@@ -91,7 +96,7 @@ def main(options: Options) -> None:
 
 def collect(runs: list[RunData]) -> list[Verdict]:
     """Every claim with the run that tells most of it: of the largest scale, then the one with the most trials. Those of
-    the series, C01 to C40, come first."""
+    the series, C01 to C40, come first; confirmed searches come last."""
     size = {name: number for number, name in enumerate(SCALES)}
     verdicts = []
     for name, experiment in experiments().items():
@@ -102,14 +107,36 @@ def collect(runs: list[RunData]) -> list[Verdict]:
             findings = [(claim.judged(found), data) for found, data in results]
             tested = [each for each in findings if each[0].kind != "not testable"] or findings
             finding, data = tested[-1] if tested else (None, None)
-            verdicts.append(Verdict(claim, name, finding, data))
-    return sorted(verdicts, key=lambda verdict: (not verdict.claim.id.startswith("C"), verdict.claim.id))
+            kind, text = (finding.kind, finding.text) if finding else (NOT_RUN, f"experiment {name}")
+            estimate = finding.estimate if finding else None
+            verdicts.append(Verdict(claim.id, claim.sentence, claim.published, name, kind, text, estimate, data))
+    verdicts.sort(key=lambda verdict: (not verdict.id.startswith("C"), verdict.id))
+    return verdicts + [_confirmed(data) for data in runs if is_confirmed(data)]
+
+
+def is_confirmed(data: RunData) -> bool:
+    return bool((data.confirm or {}).get("verdict"))
+
+
+def _confirmed(data: RunData) -> Verdict:
+    """What the confirmation of a search says of the best of its challengers against the base."""
+    assert data.confirm
+    verdict, space = data.confirm["verdict"], data.run.manifest.space_name
+    row = data.row(verdict["trial"]) or {}
+    found, estimate = row.get("to_base"), None
+    if found and found["ci95"]:
+        estimate = Estimate(found["n"], found["mean"], *found["ci95"])
+    sentence = "What the search found beats its base, or is as good and cheaper"
+    return Verdict(space, sentence, "our own", space, verdict["kind"], verdict["text"], estimate, data)
 
 
 def _read(path: Path) -> RunData:
     data = read(path)
-    if experiment_of(data) is None:
-        raise InputError(f"{path} is no run of an experiment as the project has it: tune.spaces lists them")
+    if experiment_of(data) is None and not is_confirmed(data):
+        raise InputError(
+            f"{path} is no run of an experiment as the project has it (tune.spaces lists them), nor a search that "
+            "tune.confirm has confirmed"
+        )
     return data
 
 
@@ -120,7 +147,7 @@ def _found(runs_dir: Path) -> list[RunData]:
             found.append(read(manifest.parent))
         except InputError:
             continue  # what is damaged is named when it is asked for
-    return [data for data in found if experiment_of(data)]
+    return [data for data in found if experiment_of(data) or is_confirmed(data)]
 
 
 def show_claims(verdicts: list[Verdict], console: Console) -> None:
@@ -129,22 +156,35 @@ def show_claims(verdicts: list[Verdict], console: Console) -> None:
     for column in ("claim", "verdict", "what the source says", "what was found here"):
         shown.add_column(column, overflow="fold")
     for verdict in verdicts:
-        claim, kind = verdict.claim, verdict.kind
-        source = f"{claim.sentence} ({claim.published})"
-        found = verdict.said + (f" [{_where(verdict.data)}]" if verdict.data else "")
-        shown.add_row(claim.id, Text(kind, STYLES[kind]), Text(source), Text(inert(found, 600)))
+        source = f"{verdict.sentence} ({verdict.published})"
+        found = verdict.text + (f" [{_where(verdict.data)}]" if verdict.data else "")
+        style = (STYLES | CONFIRMED).get(verdict.kind, "")
+        shown.add_row(verdict.id, Text(verdict.kind, style), Text(source), Text(inert(found, 900)))
     console.print(shown)
-    counts = {kind: sum(verdict.kind == kind for verdict in verdicts) for kind in STYLES}
-    console.print(", ".join(f"{count} {kind}" for kind, count in counts.items() if count))
+    console.print(", ".join(f"{count} {kind}" for kind, count in _counts(verdicts).items()))
+
+
+def _counts(verdicts: list[Verdict]) -> dict[str, int]:
+    """How many came out how."""
+    counts = Counter(verdict.kind for verdict in verdicts)
+    return {kind: counts[kind] for kind in STYLES | CONFIRMED if counts[kind]}
 
 
 def _where(data: RunData | None) -> str:
     """On what it was found."""
     if data is None:
         return ""
-    manifest, base = data.run.manifest, data.run.space.base
-    images = f"{manifest.counts['train']:,} and {manifest.counts['val']:,} images"
-    return f"{data.run.name}: {manifest.dataset}, {images}, width {base.width}, {machine(manifest.machine)}"
+    counts, trained_by = _setting(data)
+    images = " and ".join(f"{count:,}" for count in counts.values())
+    width = data.run.space.base.width
+    return f"{data.run.name}: {data.run.manifest.dataset}, {images} images, width {width}, {machine(trained_by)}"
+
+
+def _setting(data: RunData) -> tuple[dict[str, int], dict[str, Any]]:
+    """How many images it was trained and scored on, and the machine: of the confirmation, where there is one."""
+    found = data.confirm or {}
+    manifest = data.run.manifest
+    return found.get("counts", manifest.counts), found.get("machine", manifest.machine)
 
 
 def _as_json(verdicts: list[Verdict]) -> str:
@@ -152,24 +192,20 @@ def _as_json(verdicts: list[Verdict]) -> str:
 
 
 def _row(verdict: Verdict) -> dict[str, Any]:
-    claim, data = verdict.claim, verdict.data
-    known: dict[str, Any] = {"id": claim.id, "sentence": claim.sentence, "published": claim.published}
-    known |= {"experiment": verdict.experiment, "kind": verdict.kind, "text": verdict.said, "estimate": None}
-    if verdict.finding and verdict.finding.estimate:
-        known["estimate"] = asdict(verdict.finding.estimate)
+    data = verdict.data
+    known = {field.name: getattr(verdict, field.name) for field in fields(verdict) if field.name != "data"}
+    known["estimate"] = asdict(verdict.estimate) if verdict.estimate else None
     if data:
-        manifest = data.run.manifest
+        manifest, (counts, trained_by) = data.run.manifest, _setting(data)
         known |= {"run": data.run.name, "scale": manifest.scale, "dataset": manifest.dataset}
-        known |= {"fingerprint": manifest.fingerprint, "counts": manifest.counts, "width": data.run.space.base.width}
-        known |= {"machine": manifest.machine}
+        known |= {"fingerprint": manifest.fingerprint, "counts": counts, "width": data.run.space.base.width}
+        known |= {"machine": trained_by}
     return known
 
 
 def claims_table(verdicts: list[Verdict]) -> Element:
     """For a page."""
-    rows: list[list[Content]] = [
-        [v.claim.id, v.kind, v.claim.sentence, v.claim.published, v.said, _where(v.data)] for v in verdicts
-    ]
+    rows: list[list[Content]] = [[v.id, v.kind, v.sentence, v.published, v.text, _where(v.data)] for v in verdicts]
     columns = ["claim", "verdict", "what the source says", "published", "found here", "on what"]
     caption = "Claims of the source; intervals hold at 95%, however often one looks."
     return table(caption, columns, rows, text_columns=len(columns))
@@ -179,16 +215,15 @@ def _as_markdown(verdicts: list[Verdict]) -> str:
     columns = ("claim", "what the source says", "published", "verdict", "found here", "n", "on what")
     lines = [columns, ["---"] * len(columns)]
     for v in verdicts:
-        n = str(v.finding.estimate.n) if v.finding and v.finding.estimate else ""
-        lines.append([v.claim.id, v.claim.sentence, v.claim.published, v.kind, v.said, n, _where(v.data)])
+        n = str(v.estimate.n) if v.estimate else ""
+        lines.append([v.id, v.sentence, v.published, v.kind, v.text, n, _where(v.data)])
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 
 
 def _as_html(verdicts: list[Verdict]) -> str:
     page = Page("Claims of the source, judged", wide=True)
     page.add(claims_table(verdicts))
-    counts = {kind: sum(v.kind == kind for v in verdicts) for kind in STYLES}
-    page.add(facts([(kind, str(count)) for kind, count in counts.items() if count]))
+    page.add(facts([(kind, str(count)) for kind, count in _counts(verdicts).items()]))
     page.add(tag("p", "Seeds are common to the cells of an experiment.", class_="soft"))
     return page.html()
 

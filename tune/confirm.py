@@ -146,10 +146,11 @@ class Confirmation:
             flops={number: self._flops(number) for number in [*challengers, 0]},
         )
 
-    def _flops(self, number: int) -> float:
-        """Of a whole training of this trial's config."""
+    def _flops(self, number: int, epochs: int | None = None) -> float:
+        """Of training this trial's config for so many epochs, else for all of its own."""
         config = self._run.config(self._trials[number])
-        return config.epochs * epoch_flops(config, len(self._dataset.classes), len(self._dataset.train_labels))
+        of_one = epoch_flops(config, len(self._dataset.classes), len(self._dataset.train_labels))
+        return of_one * (config.epochs if epochs is None else epochs)
 
     def _sequences(self) -> dict[int, list[dict[str, Any]]]:
         """Results of each candidate without gaps, from the first seed on."""
@@ -225,12 +226,11 @@ class Confirmation:
     def _keep(self, number: int, index: int, metrics: EpochMetrics, place: Place) -> None:
         """Put a finished training on record; the weights of the first seed are kept, whatever its accuracy."""
         config, seed = self._run.config(self._trials[number]), confirm_seed(self._run.manifest.seed, index)
-        examples, classes = len(self._dataset.train_labels), len(self._dataset.classes)
         result = {"trial": number, "seed": seed, **asdict(metrics), "diverged": metrics.diverged}
         if metrics.diverged:  # a run like any other, of a net that guesses
-            result |= {"acc": 1 / classes, "loss": None, "train_loss": None}
+            result |= {"acc": 1 / len(self._dataset.classes), "loss": None, "train_loss": None}
         result |= {
-            "flops": metrics.epoch * epoch_flops(config, classes, examples),
+            "flops": self._flops(number, metrics.epoch),
             "peak_mib": place.peak_mib,
             "threads": torch.get_num_threads(),
             "device": place.name,
