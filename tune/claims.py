@@ -28,9 +28,11 @@ from tune.report_words import machine
 from tune.results import RunResults, experiment_of, experiments
 
 NOT_RUN = "not run"
-STYLES = {"reproduced": "green", "contradicted": "red", "undecided": "yellow", NOT_RUN: "dim", "not testable": "dim"}
-CONFIRMED = {"better": "green", "no worse": "green", "tie": "yellow", "no better": "yellow", "worse": "red"}
-"""kinds that only a confirmation has"""
+STYLES = {
+    **{"reproduced": "green", "contradicted": "red", "undecided": "yellow", NOT_RUN: "dim", "not testable": "dim"},
+    # of confirmations
+    **{"better": "green", "no worse": "green", "tie": "yellow", "no better": "yellow", "worse": "red"},
+}
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Verdict:
     experiment: str
     """or the search space"""
     kind: str
-    """one of STYLES or of CONFIRMED"""
+    """one of STYLES"""
     text: str
     """what was found, with the numbers"""
     estimate: Estimate | None
@@ -158,8 +160,7 @@ def show_claims(verdicts: list[Verdict], console: Console) -> None:
     for verdict in verdicts:
         source = f"{verdict.sentence} ({verdict.published})"
         found = verdict.text + (f" [{_where(verdict.data)}]" if verdict.data else "")
-        style = (STYLES | CONFIRMED).get(verdict.kind, "")
-        shown.add_row(verdict.id, Text(verdict.kind, style), Text(source), Text(inert(found, 900)))
+        shown.add_row(verdict.id, Text(verdict.kind, STYLES[verdict.kind]), Text(source), Text(inert(found, 900)))
     console.print(shown)
     console.print(", ".join(f"{count} {kind}" for kind, count in _counts(verdicts).items()))
 
@@ -167,7 +168,7 @@ def show_claims(verdicts: list[Verdict], console: Console) -> None:
 def _counts(verdicts: list[Verdict]) -> dict[str, int]:
     """How many came out how."""
     counts = Counter(verdict.kind for verdict in verdicts)
-    return {kind: counts[kind] for kind in STYLES | CONFIRMED if counts[kind]}
+    return {kind: counts[kind] for kind in STYLES if counts[kind]}
 
 
 def _where(data: RunData | None) -> str:
