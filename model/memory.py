@@ -1,11 +1,9 @@
 """The memory that training needs, estimated before it starts, and what is free."""
 
 import ctypes
-import os
 import weakref
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +16,7 @@ from model.augment import CHANNELS, SIDE_PX
 from model.config import RESNETS, Config, InputError
 from model.evaluate import EVAL_BATCH
 from model.layers import Celu
+from model.machine import available_memory_bytes
 from model.meter import DTYPES
 from model.net import WHITEN_IMAGES, build_net
 
@@ -165,48 +164,7 @@ def available_bytes(device: torch.device) -> int:
     """Memory that is free now: of the GPU, or what the machine and the control groups of this process leave."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return max(0, min(_machine_bytes(), *_cgroup_bytes()))
-
-
-def _machine_bytes() -> int:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # not Linux: all there is, free or not
-
-
-def _cgroup_bytes() -> list[int]:
-    """What each control group around this process leaves of its limit, v2 or v1; [] where none limits memory."""
-    left = []
-    try:
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers == "":
-                root, names = Path("/sys/fs/cgroup"), ("memory.max", "memory.current", "inactive_file")
-            elif "memory" in controllers.split(","):
-                root = Path("/sys/fs/cgroup/memory")
-                names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-            else:
-                continue
-            group = Path(path.lstrip("/"))
-            for folder in (root / group, *(root / parent for parent in group.parents)):
-                left += _left_of_limit(folder, *names)
-    except (OSError, ValueError):
-        pass
-    return left
-
-
-def _left_of_limit(folder: Path, limit: str, used: str, cache: str) -> list[int]:
-    """[limit - used] of one control group, or [] where it has no limit. Cached files don't count: they make room."""
-    try:
-        limit_bytes = int((folder / limit).read_text())  # "max" without a limit
-        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        return [limit_bytes - int((folder / used).read_text()) + int(stat.get(cache, 0))]
-    except (OSError, ValueError):
-        return []
+    return available_memory_bytes()
 
 
 def check_memory(config: Config, num_classes: int, examples: int, device: torch.device) -> None:

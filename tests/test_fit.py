@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 
 import pytest
 import torch
@@ -117,16 +116,6 @@ print(grown / needed_bytes(config, 10, 256))
 
 def test_available_memory_is_that_of_this_machine() -> None:
     assert 2**20 < available_bytes(CPU) < 2**50
-
-
-@pytest.mark.parametrize("limit, left", [("3000", 3000 - 1000 + 200), ("max", None)])
-def test_control_group_limits(tmp_path: Path, limit: str, left: int | None) -> None:
-    (tmp_path / "memory.max").write_text(f"{limit}\n")
-    (tmp_path / "memory.current").write_text("1000\n")
-    (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 200\n")
-    found = memory._left_of_limit(tmp_path, "memory.max", "memory.current", "inactive_file")
-    assert found == ([] if left is None else [left])
-    assert memory._left_of_limit(tmp_path / "nowhere", "memory.max", "memory.current", "inactive_file") == []
 
 
 def test_what_fits_passes(monkeypatch: pytest.MonkeyPatch, tiny: Config) -> None:
