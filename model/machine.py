@@ -3,6 +3,7 @@ it. The machine itself often has more, in a container or in a job of a cluster."
 
 import math
 import os
+import resource
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +30,30 @@ def usable_cores() -> int:
 def available_memory_bytes() -> int:
     """Memory that is free now, on the machine and within the limit of each control group of this process."""
     return max(0, min([_machine_bytes(), *_left_in_groups()]))
+
+
+def startable_threads() -> float:
+    """How many threads, each process counting as one at least, may still be started: by this user (`ulimit -u`, which
+    doesn't bind root) and in the control groups of this process. Infinite where nothing limits them."""
+    left = [math.inf]
+    limit, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    if limit != resource.RLIM_INFINITY and os.geteuid() != 0:
+        left.append(limit - _threads_of_user(os.getuid()))
+    for folder, _ in _groups("pids"):
+        with suppress(OSError, ValueError):
+            most, now = (int((folder / f"pids.{name}").read_text(encoding="ascii")) for name in ("max", "current"))
+            left.append(most - now)
+    return max(0, min(left))
+
+
+def _threads_of_user(user: int) -> int:
+    count = 0
+    with suppress(OSError):  # no /proc
+        for entry in os.scandir("/proc"):
+            with suppress(OSError):  # it has just ended
+                if entry.name.isdecimal() and entry.stat().st_uid == user:
+                    count += len(os.listdir(f"/proc/{entry.name}/task"))
+    return count
 
 
 def _cpus_of_affinity() -> int:

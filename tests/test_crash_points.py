@@ -44,7 +44,7 @@ def half_an_epoch(run, number, epochs):
         file.write('{"epoch": 2, "train_l')
 
 {"birth": lambda: at(tune.run, "_write_manifest", 1, lambda path, manifest: (path / "run.json.tmp").write_text("{")),
- "start-up": lambda: at(tune.search, "start_ray", 1),
+ "start-up": lambda: at(tune.search, "started_ray", 1),
  "proposal": lambda: at(ModelSampler, "choose", 3),
  "journal": lambda: at(JournalFileBackend, "append_logs", 12, half_a_line),
  "epoch": lambda: at(Run, "append_metrics", 4, half_an_epoch),

@@ -1,9 +1,15 @@
 """The Ray nodes a search runs on: this machine alone, or a cluster whose nodes may come and go."""
 
 import logging
-import math
+import os
+import shutil
 import socket
+import tempfile
 import time
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -16,11 +22,18 @@ import model
 import search_spaces
 import tune
 from model.config import InputError
+from model.machine import startable_threads, usable_cores
+from tune.resources import count_slots
 from tune.run import Manifest
 from tune.searcher import StudySearcher
 
 EVERY_S = 2.0  # between two looks at the cluster
 NODE_DEATH_S = 60.0  # until Ray is sure that a node is dead
+LONGEST_PARENT = 30  # bytes: of the 103 to 107 of a socket's name Ray takes 73 below its parent folder
+THREADS, THREADS_OF_WORKER = (
+    200,
+    40,
+)  # that Ray's own processes and a worker take at most: measured 163 and 24 on 2 cores
 DEATHS_IN_A_ROW = 10  # and three per slot: so many workers that die without an epoch between them have one cause
 
 
@@ -38,45 +51,98 @@ def check_address(address: str) -> None:
             raise InputError(f"--address {address}: no Ray cluster can be joined there ({error})") from error
 
 
-def start_ray(manifest: Manifest, address: str | None, console: Console) -> int:
-    """Start Ray on this machine, or join the cluster at `address`; returns how many trials run at once.
+@contextmanager
+def started_ray(manifest: Manifest, address: str | None, console: Console) -> Iterator[int]:
+    """Ray on this machine, or the cluster at `address`, until the end of the block; says how many trials run at once.
 
     Raises:
-        InputError: there is no such cluster, or none of its nodes has room for a trial.
+        InputError: Ray can't be started here, there is no such cluster, or no node has room for a trial.
     """
-    if not ray.is_initialized():
-        console.print("starting Ray ...")
-        logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)  # `Progress` says it shorter
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        if address:
-            code = {"py_modules": [package.__path__[0] for package in (model, search_spaces, tune)]}
-            try:
-                ray.init(address=address, runtime_env=code, **quiet)  # nodes need our packages' dependencies only
-            except (ConnectionError, ValueError) as error:
-                raise InputError(f"--address {address}: no Ray cluster can be joined there ({error})") from error
-        else:
-            ray.init(address="local", num_gpus=torch.cuda.device_count(), include_dashboard=False, **quiet)
-    slots = count_slots(ray.nodes(), manifest.cpus_per_trial, manifest.gpus_per_trial)
-    if slots == 0:
+    with ExitStack() as stack:
+        folder = stack.enter_context(_folder()) if address is None else None
+        stack.callback(ray.shutdown)
+        if not ray.is_initialized():
+            console.print("starting Ray ...")
+            logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)  # `Progress` is shorter
+            if address:
+                _join(address)
+            elif folder:
+                _start(folder, manifest)
+        slots = count_slots(ray.nodes(), manifest.resources)
+        if slots == 0:
+            raise InputError(
+                f"no node of the cluster has the {manifest.cpus_per_trial:g} CPUs and {manifest.gpus_per_trial:g} GPUs "
+                f"of a trial: lower --cpus-per-trial or --gpus-per-trial"
+            )
+        yield slots
+
+
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+
+
+def _join(address: str) -> None:
+    code = {"py_modules": [package.__path__[0] for package in (model, search_spaces, tune)]}
+    try:
+        ray.init(address=address, runtime_env=code, **QUIET)  # nodes need our packages' dependencies only
+    except Exception as error:  # no cluster, one of another version of Ray or Python, a token that is not its own
+        raise InputError(f"--address {address}: the Ray cluster there can't be joined: {_said(error)}") from error
+
+
+def _start(folder: Path, manifest: Manifest) -> None:
+    """A Ray of our own, which keeps what it writes in this folder."""
+    cores = usable_cores()
+    needed = THREADS + THREADS_OF_WORKER * count_slots(
+        [{"Alive": True, "Resources": {"CPU": cores, "GPU": torch.cuda.device_count()}}], manifest.resources
+    )
+    left = startable_threads()
+    if left < needed:
         raise InputError(
-            f"no node of the cluster has the {manifest.cpus_per_trial:g} CPUs and {manifest.gpus_per_trial:g} GPUs "
-            f"of a trial: lower --cpus-per-trial or --gpus-per-trial in a new run"
+            f"Ray takes about {needed} processes and threads for this search, and this user or container may start "
+            f"{left:g} more: raise the limit (ulimit -u, the container's pids), or run fewer trials at once (--slots)"
         )
-    return slots
+    # Without a token in the environment Ray would write one into the home folder, which may not be writable.
+    if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        os.environ["RAY_AUTH_TOKEN"] = uuid.uuid4().hex
+    try:
+        ray.init(
+            address="local",
+            num_cpus=cores,
+            num_gpus=torch.cuda.device_count(),
+            include_dashboard=False,
+            _temp_dir=str(folder),
+            **QUIET,
+        )
+    except Exception as error:
+        raise InputError(f"Ray can't start on this machine: {_said(error)}") from error
 
 
-def count_slots(nodes: list[dict[str, Any]], cpus: float, gpus: float) -> int:
-    """How many trials run at once on these Ray nodes: a trial stays on one node, a share of a GPU on one GPU."""
-    slots = 0
-    for node in nodes:
-        if node["Alive"]:
-            there = node["Resources"]
-            by_gpu: float = math.inf
-            if gpus:
-                total = int(there.get("GPU", 0))
-                by_gpu = total // int(gpus) if gpus >= 1 else total * int(1 / gpus)
-            slots += int(min(by_gpu, there.get("CPU", 0) // cpus))
-    return slots
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A new folder for Ray's sockets and logs, its path short enough for a socket's name; removed at the end.
+
+    Raises:
+        InputError: no such folder can be written.
+    """
+    tried = list(dict.fromkeys([tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"]))
+    for parent in tried:
+        if len(os.fsencode(parent)) <= LONGEST_PARENT:
+            with suppress(OSError):
+                folder = Path(tempfile.mkdtemp(prefix="ray-", dir=parent))
+                break
+    else:
+        raise InputError(
+            f"Ray needs a folder that can be written, with a path of at most {LONGEST_PARENT} bytes, for its sockets; "
+            f"tried {', '.join(tried)}: set TMPDIR to one"
+        )
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _said(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines)[:400]}"
 
 
 class Nodes(Callback):
@@ -87,7 +153,7 @@ class Nodes(Callback):
     """
 
     def __init__(self, manifest: Manifest, searcher: StudySearcher, console: Console) -> None:
-        self._cpus, self._gpus = manifest.cpus_per_trial, manifest.gpus_per_trial
+        self._resources = manifest.resources
         self._searcher, self._console = searcher, console
         self._counted_s = time.monotonic()
         self._deaths = 0  # of workers since the last epoch
@@ -98,7 +164,7 @@ class Nodes(Callback):
             return
         self._counted_s = time.monotonic()
         nodes = ray.nodes()
-        slots = count_slots(nodes, self._cpus, self._gpus)
+        slots = count_slots(nodes, self._resources)
         if slots != self._searcher.slots:
             self._console.print(f"the cluster has room for {slots} trials at once now, {self._searcher.slots} before")
             self._searcher.slots = slots

@@ -1,13 +1,12 @@
 """What `tune.search` is asked to do: its options, checked, with defaults that suit the machine and the data."""
 
+import itertools
 import math
-import os
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import ray
 import torch
 import tyro
 from rich.console import Console
@@ -18,14 +17,15 @@ from model.data import Dataset, hold_out
 from model.meter import slow_precision
 from model.recipes import RECIPES
 from model.sources import load, resolve
-from model.train import best_device, check_batch, check_device
+from model.train import check_batch, check_device
 from search_spaces.domains import ends
 from search_spaces.experiment import Experiment, Scale
 from search_spaces.space import SearchSpace
 from tune import warm_start
 from tune.limits import epoch_flops, parse_limits, refusal
-from tune.mirror import check_storage, run_folder
-from tune.run import Manifest, Run, create, here
+from tune.mirror import check_storage
+from tune.resources import choose
+from tune.run import Manifest, NameTaken, Run, create, here
 from tune.samplers import CELLS, CELLS_AFTER_SEARCH, COORDINATE
 
 CPU_WIDTH, CPU_EPOCHS = 16, 8
@@ -67,6 +67,8 @@ class Options:
     """share of a GPU, or number of GPUs, of one trial (default: 1 with a GPU, else 0)"""
     cpus_per_trial: float | None = None
     """CPU cores of one trial (default: the cores shared out over the GPUs; 1 without a GPU)"""
+    slots: int | None = None
+    """how many trials run at once at most (default: as many as GPUs, or cores, there are)"""
     ranks_per_trial: int | None = None
     """processes that share each batch of a trial, each on one of its GPUs or on its share of the CPU cores
     (default: one per GPU)"""
@@ -103,9 +105,8 @@ class Options:
     """end the search after so many seconds; it can be resumed"""
     address: str | None = None
     """join the Ray cluster at this address instead of using this machine alone"""
-
-
-RESUMABLE = {"space", "data", "trials", "budget", "resume", "time_budget_s", "address", "runs_dir", "storage"}
+    nice: int = 0
+    """lower the search's priority beside other work, from 1 to 19"""
 
 
 def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
@@ -122,10 +123,17 @@ def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
         options = _sized(options, scale)
     dataset = hold_out(load(options.data or "auto"), options.train_examples)
 
-    space = _started(space, options, dataset, console) if scale is None else _set(space, options.set)
+    resources = choose(
+        options.cpus_per_trial,
+        options.gpus_per_trial,
+        options.ranks_per_trial,
+        options.slots,
+        joins=options.address is not None,
+    )
+    gpus, ranks = resources.gpus, resources.ranks
+    device = torch.device("cuda" if gpus else "cpu")
+    space = _started(space, options, dataset, device, console) if scale is None else _set(space, options.set)
     base = space.base
-    cpus, gpus = _resources(options)
-    ranks = _ranks(options, cpus, gpus)
     measure = experiment.measure if experiment else None
     if measure and ranks > 1:
         raise InputError(
@@ -135,8 +143,8 @@ def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
     worst = replace(base, batch_size=int(highest(space, "batch_size")), train_frac=lowest(space, "train_frac"))
     check_batch(worst, len(dataset.train_labels), ranks)
     if options.address is None:
-        check_device(base, best_device())
-        if warning := slow_precision(base, best_device()):
+        check_device(base, device)
+        if warning := slow_precision(base, device):
             console.print(warning)
     grace = options.grace_epochs or math.ceil(GRACE_FRAC * base.epochs)
     if grace > base.epochs:
@@ -161,23 +169,38 @@ def new_run(options: Options, console: Console) -> tuple[Run, Dataset]:
         epoch_flops=epoch_flops(base, len(dataset.classes), len(dataset.train_labels)),
         grace_epochs=grace,
         reduction_factor=options.reduction_factor or 3,
-        cpus_per_trial=cpus,
+        cpus_per_trial=resources.cpus,
         gpus_per_trial=gpus,
-        threads=max(1, int(cpus) // ranks),
+        threads=resources.threads,
         ranks=ranks,
+        slots=resources.slots,
         storage=options.storage,
+        given_bases=list(options.base),
         **here(),
     )
     if options.warm_start and manifest.sampler != "gp":
         raise InputError(f"--warm-start: only the sampler gp learns from earlier runs, not {manifest.sampler}")
     earlier = warm_start.collect(options.warm_start, space, dataset.fingerprint, console)
-    name = options.name if options.name is not None else f"{stem}-{datetime.now():%Y%m%d-%H%M%S}"
-    if options.storage is not None:
-        check_storage(options.storage, name)
-    run = create(options.runs_dir, name, manifest)
+    run = _created(options, stem, manifest)
     if earlier:
         warm_start.save(run.path, earlier)
     return run, dataset
+
+
+def _created(options: Options, stem: str, manifest: Manifest) -> Run:
+    """The run folder, under the name that was given, else under one of its own, also beside searches that start in the
+    same second."""
+    first = options.name if options.name is not None else f"{stem}-{datetime.now():%Y%m%d-%H%M%S}"
+    for number in itertools.count(1):
+        name = first if number == 1 else f"{first}-{number}"
+        if options.storage is not None:
+            check_storage(options.storage, name)
+        try:
+            return create(options.runs_dir, name, manifest)
+        except NameTaken:
+            if options.name is not None:
+                raise
+    raise AssertionError("unreachable")
 
 
 def _sized(options: Options, scale: Scale) -> Options:
@@ -186,9 +209,10 @@ def _sized(options: Options, scale: Scale) -> Options:
     Raises:
         InputError: an option that an experiment doesn't have.
     """
-    allowed = RESUMABLE | {"scale", "train_examples", "seed", "name", "set", "gpus_per_trial", "cpus_per_trial"}
+    allowed = {"space", "data", "trials", "time_budget_s", "address", "runs_dir", "storage", "nice"}
+    allowed |= {"scale", "train_examples", "seed", "name", "set", "gpus_per_trial", "cpus_per_trial", "slots"}
     for option in fields(options):
-        if option.name not in allowed - {"budget"} and getattr(options, option.name) != option.default:
+        if option.name not in allowed and getattr(options, option.name) != option.default:
             raise InputError(
                 f"--{option.name.replace('_', '-')} doesn't go with --scale {options.scale}: an experiment "
                 f"says itself what it trains, and trains it to the end; leave it out"
@@ -222,7 +246,6 @@ def _check_numbers(options: Options) -> None:
         ("grace-epochs", options.grace_epochs, 1),
         ("reduction-factor", options.reduction_factor, 2),
         ("seed", options.seed, 0),
-        ("ranks-per-trial", options.ranks_per_trial, 1),
     ]:
         if value is not None and value < least:
             raise InputError(f"--{name} {value}: it must be {least} or more")
@@ -242,7 +265,9 @@ def _check_numbers(options: Options) -> None:
         raise InputError(f"--target-acc {target}: it must be a share above 0 and at most 1, as in 0.94 for 94%")
 
 
-def _started(space: SearchSpace, options: Options, dataset: Dataset, console: Console) -> SearchSpace:
+def _started(
+    space: SearchSpace, options: Options, dataset: Dataset, device: torch.device, console: Console
+) -> SearchSpace:
     """The space with the bases and limits that were asked for, the bases fitted to machine and data.
 
     Raises:
@@ -255,12 +280,12 @@ def _started(space: SearchSpace, options: Options, dataset: Dataset, console: Co
         bases = []
         for name in options.base:
             if name in RECIPES:
-                bases.append(fitted(with_assignments(RECIPES[name].config(), given), dataset, keep, console))
+                bases.append(fitted(with_assignments(RECIPES[name].config(), given), dataset, keep, device, console))
             else:
                 bases.append(with_assignments(load_config(Path(name)), given))
         space = replace(space, base=bases[0], more_bases=tuple(bases[1:]))
     else:
-        space = space.with_base(fitted(with_assignments(space.base, given), dataset, keep, console))
+        space = space.with_base(fitted(with_assignments(space.base, given), dataset, keep, device, console))
     space = replace(space, limits={**space.limits, **parse_limits(text for texts in options.limit for text in texts)})
     for base in space.bases:
         reason = refusal(base, len(dataset.classes), len(dataset.train_labels), space.limits)
@@ -271,10 +296,11 @@ def _started(space: SearchSpace, options: Options, dataset: Dataset, console: Co
     return space
 
 
-def fitted(base: Config, dataset: Dataset, keep: set[str], console: Console) -> Config:
-    """The space's base made to fit this machine and these data, but for the `keep` fields; says what it changes."""
+def fitted(base: Config, dataset: Dataset, keep: set[str], device: torch.device, console: Console) -> Config:
+    """The space's base made to fit the trials' device and these data, but for the `keep` fields; says what it
+    changes."""
     changes: dict[str, Any] = {}
-    if torch.cuda.is_available():
+    if device.type == "cuda":
         changes["precision"] = "bf16"
     else:
         changes["width"] = min(base.width, CPU_WIDTH)
@@ -300,63 +326,3 @@ def lowest(space: SearchSpace, name: str) -> float:
     """The smallest, as above."""
     value = getattr(space.base, name)
     return min(value, *ends(space.domains[name])) if name in space.domains else value
-
-
-def _resources(options: Options) -> tuple[float, float]:
-    """CPUs and GPUs of a trial; checked against this machine unless a cluster is joined."""
-    gpus_here, cpus_here = torch.cuda.device_count(), os.cpu_count() or 1
-    if ray.is_initialized():
-        cluster = ray.cluster_resources()
-        gpus_here, cpus_here = int(cluster.get("GPU", 0)), int(cluster.get("CPU", 1))
-    gpus = options.gpus_per_trial if options.gpus_per_trial is not None else float(gpus_here > 0)
-    slots_by_gpu = max(1, int(gpus_here / gpus)) if gpus else cpus_here
-    cpus = options.cpus_per_trial if options.cpus_per_trial is not None else max(1.0, float(cpus_here // slots_by_gpu))
-    if not (gpus >= 0 and math.isfinite(gpus)) or (gpus > 1 and gpus != int(gpus)):
-        raise InputError(f"--gpus-per-trial {gpus}: it must be 0, a share of one GPU up to 1, or a whole number")
-    if not (cpus > 0 and math.isfinite(cpus)):
-        raise InputError(f"--cpus-per-trial {cpus}: it must be above 0")
-    if options.address is None:
-        for name, asked, there in [("gpus", gpus, gpus_here), ("cpus", cpus, cpus_here)]:
-            if asked > there:
-                raise InputError(f"--{name}-per-trial {asked:g}: this machine has {there}; lower it, or join a cluster")
-    return cpus, gpus
-
-
-def _ranks(options: Options, cpus: float, gpus: float) -> int:
-    """Processes of a trial: one per GPU, or as many as asked for on its CPU cores."""
-    ranks = options.ranks_per_trial if options.ranks_per_trial is not None else max(1, int(gpus))
-    if ranks > 1 and gpus and ranks != gpus:
-        raise InputError(
-            f"--ranks-per-trial {ranks}: a trial has {gpus:g} GPUs; give one rank to each, or leave the option out"
-        )
-    if ranks > 1 and ranks > cpus:
-        raise InputError(
-            f"--ranks-per-trial {ranks}: a trial has {cpus:g} CPUs; raise --cpus-per-trial to {ranks} or more"
-        )
-    return ranks
-
-
-def resumed_run(options: Options, console: Console) -> tuple[Run, Dataset]:
-    """Open the run to continue, fetched if it lies in a store, and check that what was given beside it agrees."""
-    assert options.resume is not None
-    path = run_folder(str(options.resume), options.runs_dir, console)
-    if not path.exists():
-        raise InputError(f"--resume {options.resume}: there is no such folder; give the path of a run folder")
-    run = Run(path)
-    for option in fields(options):
-        if option.name not in RESUMABLE and getattr(options, option.name) != option.default:
-            raise InputError(
-                f"--{option.name.replace('_', '-')} can't change on --resume: run {run.name} keeps what its run.json "
-                f"says; start a new run for other settings"
-            )
-    if options.space is not None and dict(search_spaces.load(options.space, run.manifest.scale).domains) != dict(
-        run.space.domains
-    ):
-        raise InputError(
-            f"--space {options.space} is not the space of run {run.name} ({run.manifest.space_name}, domains "
-            f"{', '.join(run.space.domains)}): leave --space out, or start a new run"
-        )
-    dataset = run.search_dataset(options.data)
-    if options.storage is not None:
-        check_storage(options.storage, run.name, run)
-    return run, dataset

@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import warnings
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -29,11 +29,12 @@ import torch
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import RandomSampler
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from model.config import Config, InputError
 from model.data import Dataset, hold_out, take
+from model.machine import usable_cores
 from model.sources import load
 from search_spaces.space import SearchSpace
 from tune.lock import hold
@@ -43,13 +44,30 @@ from tune.trials import Trials
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 MANIFEST_VERSION = 1
-UNBORN = {"trials", "journal.log", "run.json.tmp"}  # what a folder holds before its manifest is written
 PACKAGES = ("ray", "torch", "torchvision", "optuna", "tensorboard")
 
 
 @dataclass(frozen=True)
+class Resources:
+    """What a leg of a search, from a start to a stop, gives each trial, but for `slots`."""
+
+    cpus: float
+    gpus: float
+    """a share of one, or several"""
+    ranks: int
+    """processes that share each batch"""
+    slots: int | None
+    """the most trials at once, where that was asked for; else as many as there is room for"""
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of each rank."""
+        return max(1, int(self.cpus) // self.ranks)
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """run.json: what was asked for. Everything but `trials` stays as it is for the life of the run."""
+    """run.json: what was asked for. `tune.resume` says what of it may change when a run goes on."""
 
     space_name: str
     space: dict[str, Any]
@@ -91,7 +109,33 @@ class Manifest:
     """processes that share the batches of a trial, each with `threads` CPU threads"""
     storage: str | None = None
     """URI of the folder in an object store in which a copy of the run folder is kept under its name"""
+    slots: int | None = None
+    """the most trials at once, as asked for; None: as many as there is room for"""
+    given_bases: list[str] | None = None
+    """each --base as given; None: an earlier version made the run, and didn't say"""
+    legs: list[dict[str, Any]] = field(default_factory=list)
+    """`here` of each time that the run went on with another machine, other versions or another commit than before"""
     version: int = MANIFEST_VERSION
+
+    @property
+    def resources(self) -> Resources:
+        """Of the last leg."""
+        return Resources(self.cpus_per_trial, self.gpus_per_trial, self.ranks, self.slots)
+
+    @property
+    def last_leg(self) -> dict[str, Any]:
+        """`here` where the run was last."""
+        first = {"machine": self.machine, "versions": self.versions, "git_commit": self.git_commit}
+        return self.legs[-1] if self.legs else first
+
+    @property
+    def machines(self) -> list[dict[str, Any]]:
+        """Every machine on which the run was, once."""
+        found: list[dict[str, Any]] = []
+        for machine in (self.machine, *(leg["machine"] for leg in self.legs)):
+            if machine not in found:
+                found.append(machine)
+        return found
 
 
 class Run:
@@ -110,7 +154,7 @@ class Run:
             content = json.loads(file.read_text())
             if content["version"] != MANIFEST_VERSION:
                 raise InputError(f"{file} has version {content['version']}: this program reads {MANIFEST_VERSION}")
-            unknown = [name for name in content if name not in {field.name for field in fields(Manifest)}]
+            unknown = [name for name in content if name not in {each.name for each in fields(Manifest)}]
             if unknown:
                 raise InputError(
                     f"{file} says {', '.join(unknown)}, which this program doesn't know: a newer version made it; "
@@ -148,10 +192,9 @@ class Run:
         Raises:
             InputError: the journal holds no study.
         """
-        storage = JournalStorage(JournalFileBackend(str(self.path / "journal.log")))
         try:
             # the study is a record here; proposals are made elsewhere, so its own sampler is the cheapest
-            return optuna.load_study(study_name="search", storage=storage, sampler=RandomSampler())
+            return optuna.load_study(study_name="search", storage=_storage(self.path), sampler=RandomSampler())
         except (KeyError, ValueError) as error:
             raise InputError(f"{self.path / 'journal.log'} holds no study ({error}): start a new run") from error
 
@@ -218,6 +261,10 @@ class Run:
         return dataset
 
     def _all_images(self, source: str | None) -> Dataset:
+        if source is None and os.path.isabs(self.manifest.data) and not os.path.exists(self.manifest.data):
+            raise InputError(
+                f"the data of run {self.name} lay in {self.manifest.data}, which is not there now: give --data PATH"
+            )
         dataset = load(source or self.manifest.data)
         if dataset.fingerprint != self.manifest.fingerprint:
             raise InputError(
@@ -227,36 +274,47 @@ class Run:
         return dataset
 
 
+class NameTaken(InputError):
+    """A new run can't have this name."""
+
+
 def final_acc(trial: FrozenTrial) -> float:
     """The last accuracy (0..1) of a trial that has one."""
     return trial.intermediate_values[max(trial.intermediate_values)]
 
 
 def create(runs_dir: Path, name: str, manifest: Manifest) -> Run:
-    """Make the run folder.
+    """Make the run folder: whole under another name first, so that it appears at once and a search that is killed
+    meanwhile leaves none.
 
     Raises:
-        InputError: the name has path parts or is taken, or the folder can't be written.
+        NameTaken: there is something of that name.
+        InputError: the name has path parts, or the folder can't be written.
     """
     if name in ("", ".", "..") or name != Path(name).name:
         raise InputError(f"--name {name!r}: it must be a single folder name without path parts (see also --runs-dir)")
     path = runs_dir / name
+    partial = runs_dir / f".{name}.{os.getpid()}"
     try:
-        if path.is_dir() and {file.name.partition(".lock")[0] for file in path.rglob("*")} <= UNBORN:
-            shutil.rmtree(path)  # left by a search that was killed before it was a run
-        path.mkdir(parents=True)
-        (path / "trials").mkdir()
-        storage = JournalStorage(JournalFileBackend(str(path / "journal.log")))
-        study = optuna.create_study(study_name="search", storage=storage, direction="maximize")
+        (partial / "trials").mkdir(parents=True)
+        study = optuna.create_study(study_name="search", storage=_storage(partial), direction="maximize")
         with warnings.catch_warnings(category=ExperimentalWarning, action="ignore"):
             # what optuna-dashboard calls the axis of values
             study.set_metric_names(["val/acc" if manifest.target_acc is None else f"score of {manifest.objective}"])
-        _write_manifest(path, manifest)  # last: a folder with a manifest is a whole run
-    except FileExistsError:
-        raise InputError(f"{path} exists already: choose another --name, or --resume {path}") from None
+        _write_manifest(partial, manifest)
+        partial.rename(path)
     except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if path.exists():
+            raise NameTaken(f"{path} exists already: choose another --name, or --resume {path}") from None
         raise InputError(f"--runs-dir {runs_dir} can't be written: {error.strerror}") from error
     return Run(path)
+
+
+def _storage(folder: Path) -> JournalStorage:
+    """The journal of a run folder. Its lock is a file, since not every file system has symbolic links."""
+    journal = str(folder / "journal.log")
+    return JournalStorage(JournalFileBackend(journal, lock_obj=JournalFileOpenLock(journal)))
 
 
 def _write_manifest(path: Path, manifest: Manifest) -> None:
@@ -286,23 +344,33 @@ def repair(run: Run) -> list[str]:
 
 def here() -> dict[str, Any]:
     """The manifest's facts about this machine and this code."""
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = None
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
         "created": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "machine": {"cpu": _cpu_name(), "cores": os.cpu_count(), "gpus": gpus},
+        "machine": {"cpu": _cpu_name(), "cores": usable_cores(), "gpus": gpus},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "git_commit": commit,
+        "git_commit": _commit(Path(__file__).parents[1]),
     }
+
+
+def _commit(code: Path) -> str | None:
+    """The commit of our code, where it lies in a repository of its own. An installed or copied package may lie in a
+    repository of somebody else, and GIT_DIR may name any."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        said = subprocess.run(
+            ["git", "rev-parse", "--show-toplevel", "HEAD"],
+            cwd=code,
+            env=environment,
+            capture_output=True,
+            encoding="utf-8",
+            errors="surrogateescape",
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    top, commit = said.stdout.splitlines()
+    return commit if Path(top).resolve() == code.resolve() else None
 
 
 def _cpu_name() -> str:

@@ -5,8 +5,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
 from typing import Any, Self
 
 # Ray reads these when it is imported or started. Nothing here prints or writes but us.
@@ -22,7 +21,11 @@ os.environ.update(
     TUNE_MAX_PENDING_TRIALS_PG="1000000",
     # A Ray of our own listens on loopback only, as it does by default on the systems that this is named for.
     RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
+    RAY_worker_niceness="0",  # else trials run at nice 15 and starve beside any other work
+    RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",  # else `uv run` ships the current folder to workers on this machine, or refuses
 )
+if os.path.exists(os.path.expanduser("~/.ray/auth_token")):
+    os.environ.setdefault("RAY_AUTH_MODE", "token")  # else Ray sends no token to an explicit --address
 
 import ray
 import torch
@@ -38,14 +41,15 @@ from model.ranks import scaling
 from tune import warm_start
 from tune.announce import announce, extent, summarise
 from tune.checkpoint import Checkpoints, start_keeper
-from tune.cluster import Nodes, check_address, start_ray
+from tune.cluster import Nodes, check_address, started_ray
 from tune.commands import resume_command
 from tune.limits import epoch_flops, memory_bytes, refusal
 from tune.mirror import Mirror
 from tune.panel import new_console
-from tune.plan import Options, new_run, resumed_run
+from tune.plan import Options, new_run
 from tune.progress import Progress
 from tune.record import Recorder
+from tune.resume import extend, resumed_run
 from tune.run import Manifest, Run, repair
 from tune.scheduler import LegScheduler
 from tune.searcher import StudySearcher
@@ -66,7 +70,7 @@ def main(options: Options) -> None:
         for line in repair(run):
             console.print(f"repaired: {line}")
         if options.resume:
-            _extend(run, options)
+            extend(run, options, console)
         announce(run, dataset, console)
         try:
             # the cores are the workers': small matrices over several threads here took three times as long
@@ -80,24 +84,6 @@ def main(options: Options) -> None:
         summarise(run, console)
 
 
-def _extend(run: Run, options: Options) -> None:
-    """Take over a new number of trials or a new budget."""
-    started = len(run.study().get_trials(deepcopy=False))
-    if options.trials is not None and options.trials < started:
-        raise InputError(f"--trials {options.trials}: {run.name} has started {started}; give {started} or more")
-    if options.budget is not None and options.budget < (run.manifest.budget or 0):
-        raise InputError(f"--budget {options.budget}: {run.name} has {run.manifest.budget}; it can only grow")
-    manifest = run.manifest
-    if options.trials is not None:
-        manifest = replace(manifest, trials=options.trials)
-    if options.budget is not None:
-        manifest = replace(manifest, budget=options.budget)
-    if options.storage is not None:
-        manifest = replace(manifest, storage=options.storage)
-    if manifest != run.manifest:
-        run.write_manifest(manifest)
-
-
 def _search(run: Run, dataset: Dataset, mirror: Mirror, options: Options, console: Console) -> None:
     """Run the trials that are still to be run; a kill at any moment leaves a folder from which to go on."""
     manifest, searcher = run.manifest, _searcher(run, dataset)
@@ -108,10 +94,12 @@ def _search(run: Run, dataset: Dataset, mirror: Mirror, options: Options, consol
             verb = "is" if manifest.budget else "are"
             console.print(f"{extent(run)} {verb} done; --trials N or --budget B adds more")
             return
-        try:
-            searcher.slots = start_ray(manifest, options.address, console)
+        with ExitStack() as stack:
+            stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+            searcher.slots = stack.enter_context(started_ray(manifest, options.address, console))
             if not (options.address or manifest.gpus_per_trial):
-                searcher.memory_bytes = available_bytes(torch.device("cpu")) - searcher.slots * PROCESS_BYTES
+                free = available_bytes(torch.device("cpu"))
+                searcher.memory_bytes = free - searcher.slots * PROCESS_BYTES
             if manifest.ranks > 1:
                 _say_scaling(run, dataset, console)
             nodes = Nodes(manifest, searcher, console)
@@ -146,9 +134,6 @@ def _search(run: Run, dataset: Dataset, mirror: Mirror, options: Options, consol
                     verbose=0,
                 )
             recorder.close_settled()
-        finally:
-            ray.shutdown()
-            shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextmanager

@@ -62,6 +62,12 @@ def save(folder: Path, runs: list[dict[str, Any]]) -> None:
     (folder / FILE).write_text(json.dumps(runs, indent=1) + "\n")
 
 
+def names(run: Run) -> list[str]:
+    """The runs that the run began with."""
+    file = run.path / FILE
+    return [earlier["run"] for earlier in json.loads(file.read_text())] if file.is_file() else []
+
+
 def load(run: Run) -> list[Earlier]:
     """What `save` wrote, as the model takes it; empty if the run began without."""
     file = run.path / FILE
