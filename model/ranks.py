@@ -16,6 +16,7 @@ from typing import Any, Self
 import torch
 import torch.distributed as dist
 
+from model.command import STOP_SIGNALS
 from model.config import Config
 from model.data import Dataset, to_device
 from model.train import EpochMetrics, check_batch, init_state, train
@@ -140,7 +141,8 @@ def _rank_main(
     rank: int, ranks: int, dataset: Dataset, threads: int, first_gpu: int, store: Path, pipe: Connection
 ) -> None:
     """Serve ("start", config, seed, state) and ("epoch",) with replies (answer, trouble)."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    for each in (signal.SIGINT, *STOP_SIGNALS):  # they are the parent's to handle, with which this process ends
+        signal.signal(each, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     on_gpu = torch.cuda.is_available()

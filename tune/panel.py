@@ -5,7 +5,6 @@ Every line is made to fit: where a terminal is narrow a shorter form is taken, w
 
 import math
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -25,10 +24,7 @@ STATE_STYLES = {"starting": "cyan", "running": "cyan", "finished": "green"}
 
 
 def new_console() -> Console:
-    """A console on which texts are no markup, and one that can't be encoded does no harm. With NO_COLOR it has no
-    styles either."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")
+    """A console on which texts are no markup. With NO_COLOR it has no styles either."""
     return Console(
         soft_wrap=True,
         highlight=False,

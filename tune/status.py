@@ -21,7 +21,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from model.command import run_command
+from model.command import Stopped, run_command
 from model.config import InputError
 from tune.commands import python, quoted, resume_command
 from tune.lines import duration, inert, percent
@@ -79,7 +79,9 @@ def main(options: Options) -> None:
             status = _watch(options.run, status, console)
         else:
             console.print(_drawn(status, whole=True))
-    except KeyboardInterrupt:
+    except Stopped:
+        raise
+    except KeyboardInterrupt:  # the way to end --watch
         return
     for line in status.next:
         console.print(line)
