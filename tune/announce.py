@@ -31,13 +31,15 @@ def announce(run: Run, dataset: Dataset, console: Console) -> None:
     """What the search is about to do."""
     manifest, base, rungs = run.manifest, run.space.base, run.trials().rungs
     console.print(describe(dataset), style="bold")
-    if manifest.machine["gpus"]:
-        machine = f"{len(manifest.machine['gpus'])} x {manifest.machine['gpus'][0]}"
+    here = manifest.last_leg["machine"]
+    if here["gpus"]:
+        machine = f"{len(here['gpus'])} x {here['gpus'][0]}"
     else:
-        machine = f"{manifest.machine['cores']} cores of {manifest.machine['cpu']}, no GPU"
+        machine = f"{here['cores']} core{'s' * (here['cores'] != 1)} of {here['cpu']}, no GPU"
     cpus, gpus = manifest.cpus_per_trial, manifest.gpus_per_trial
     share = f"{gpus:g} GPU{'s' * (gpus > 1)}" if gpus else "no GPU"
-    console.print(f"machine: {machine}; a trial has {cpus:g} CPU{'s' * (cpus != 1)} and {share}")
+    most = f"; at most {manifest.slots} at once" if manifest.slots else ""
+    console.print(f"machine: {machine}; a trial has {cpus:g} CPU{'s' * (cpus != 1)} and {share}{most}")
     if manifest.scale:
         _announce_experiment(run, console)
         return

@@ -42,12 +42,18 @@ def hold(folder: Path) -> Iterator[None]:
         raise InputError(f"{folder} can't be written: {error.strerror}") from error
     with file:
         tries = 1
-        while not _locked(file, fcntl.LOCK_EX):  # the kernel frees it when this process dies
-            if tries == TRIES:
-                file.seek(0)
-                raise InputError(f"{folder} is in use by {_owner(file).text}: wait for it or stop it")
-            tries += 1
-            time.sleep(PAUSE_S)
+        try:
+            while not _locked(file, fcntl.LOCK_EX):  # the kernel frees it when this process dies
+                if tries == TRIES:
+                    file.seek(0)
+                    raise InputError(f"{folder} is in use by {_owner(file).text}: wait for it or stop it")
+                tries += 1
+                time.sleep(PAUSE_S)
+        except OSError as error:
+            sys.stderr.write(
+                f"warning: the file system of {folder} has no locks ({error.strerror}): make sure that no other "
+                f"command writes there\n"
+            )
         file.truncate(0)
         spec = getattr(sys.modules["__main__"], "__spec__", None)  # None where Python was not started with -m
         file.write(f"process {os.getpid()} on {platform.node()}{f' ({spec.name})' if spec else ''}")

@@ -13,6 +13,7 @@ from ray.tune.experiment import Trial as RayTrial
 from rich.console import Console
 from rich.live import Live
 
+from model.command import Stopped
 from tune.announce import BEST, extent
 from tune.lines import inert, percent
 from tune.panel import View, draws, summary
@@ -60,10 +61,14 @@ class Progress(Callback):
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._live.stop()
-        if kind:
-            self._show("interrupted" if kind is KeyboardInterrupt else "failed")
+        if kind is None:
+            self._show("finished" if self._searcher.is_over() else "stopped")
+        elif issubclass(
+            kind, Stopped | SystemExit | BrokenPipeError
+        ):  # the last two: nobody reads the output any longer
+            self._show("stopped")
         else:
-            self._show("finished" if self._searcher.is_over() or self._time_left_s() > 0 else "stopped")
+            self._show("interrupted" if issubclass(kind, KeyboardInterrupt) else "failed")
 
     def _show(self, state: str) -> None:
         """Take a snapshot and write it into the run folder."""

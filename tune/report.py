@@ -174,7 +174,7 @@ def _facts(data: RunData) -> Any:
     return facts(
         [
             ("Data", f"{manifest.dataset} (fingerprint {manifest.fingerprint}), {images}"),
-            ("Machine", words.machine(confirm.get("machine") or manifest.machine)),
+            ("Machine", words.machine(confirm["machine"]) if confirm.get("machine") else words.machines(manifest)),
             ("Trials", words.counts(data)),
             (
                 "Training",
@@ -268,7 +268,7 @@ def _reproduce(data: RunData) -> list[Any]:
     versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
     known = [
         ("Data", f"{manifest.dataset}, fingerprint {manifest.fingerprint}, from {manifest.data}"),
-        ("Machine of the search", f"{words.machine(manifest.machine)}; CPU threads per trial: {manifest.threads}"),
+        ("Machine of the search", f"{words.machines(manifest)}; CPU threads per trial: {manifest.threads}"),
         ("Versions", versions),
         ("Git commit", manifest.git_commit or "unknown"),
         ("Begun", manifest.created),
@@ -306,7 +306,7 @@ def _compare(page: Page, runs: Sequence[RunData]) -> list[tuple[str, Picture]]:
     names = {name: None for data in runs for name in words.settings(data)}
     given = [(name, [words.settings(data).get(name, "default") for data in runs]) for name in names]
     given += [("data fingerprint", [data.run.manifest.fingerprint for data in runs])]
-    given += [("machine", [words.machine(data.run.manifest.machine) for data in runs])]
+    given += [("machine", [words.machines(data.run.manifest) for data in runs])]
     different = [[name, *values] for name, values in given if len(set(values)) > 1]
     if different:
         headings = ["setting", *(inert(data.run.name, 40) for data in runs)]

@@ -12,6 +12,7 @@ from tune.commands import quoted
 from tune.insights import FEWEST, Agreement, StoppedChance, agreements, stopped_chances
 from tune.lines import percent, short
 from tune.report_data import FAILED, RUNNING, STOPPED, RunData, Seen
+from tune.run import Manifest
 
 EDGE = 0.03  # of a domain's length: nearer to its end is at its boundary
 REGION = 2.0  # times as often as everywhere do trials diverge in a region that is named
@@ -216,6 +217,11 @@ def machine(facts: dict[str, Any]) -> str:
     return f"{on}{facts.get('cores', '?')} cores of {facts.get('cpu', 'an unknown CPU')}{'' if gpus else ', no GPU'}"
 
 
+def machines(manifest: Manifest) -> str:
+    """Those that the search ran on, in turn."""
+    return "; then ".join(map(machine, manifest.machines))
+
+
 def settings(data: RunData) -> dict[str, str]:
     """Options of tune.search by name, those that are not at their default; with epochs and width always."""
     m, base = data.run.manifest, data.run.space.base
@@ -231,7 +237,7 @@ def settings(data: RunData) -> dict[str, str]:
     given |= {"scheduler": None if asha else m.scheduler, "grace-epochs": m.grace_epochs if asha else None}
     given |= {"reduction-factor": m.reduction_factor if asha and m.reduction_factor != 3 else None}
     given |= {"seed": m.seed or None, "cpus-per-trial": m.cpus_per_trial, "gpus-per-trial": m.gpus_per_trial or None}
-    given |= {"ranks-per-trial": m.ranks if m.ranks > 1 else None}
+    given |= {"ranks-per-trial": m.ranks if m.ranks > 1 else None, "slots": m.slots}
     return {name: f"{v:g}" if isinstance(v, float) else str(v) for name, v in given.items() if v is not None}
 
 

@@ -33,7 +33,7 @@ from ray import tune as ray_tune
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 
-from model.command import run_command
+from model.command import STOP_SIGNALS, Stopped, run_command
 from model.config import InputError
 from model.data import Dataset
 from model.memory import PROCESS_BYTES, available_bytes
@@ -60,6 +60,9 @@ def main(options: Options) -> None:
     console = new_console()
     if options.time_budget_s is not None and not options.time_budget_s > 0:
         raise InputError(f"--time-budget-s {options.time_budget_s}: it must be above 0")
+    if not 0 <= options.nice <= 19:
+        raise InputError(f"--nice {options.nice}: it must be from 0 to 19")
+    os.nice(options.nice)
     if options.address is not None:
         check_address(options.address)
     if options.resume:
@@ -76,11 +79,10 @@ def main(options: Options) -> None:
             # the cores are the workers': small matrices over several threads here took three times as long
             with Mirror(run, console) as mirror, threadpool_limits(1):
                 _search(run, dataset, mirror, options, console)
-        except KeyboardInterrupt:
-            sys.stderr.write(
-                f"\ninterrupted; every finished epoch is kept. Continue with:\n  {resume_command(run.path)}\n"
-            )
-            sys.exit(130)
+        except KeyboardInterrupt as stop:
+            said = "stopped" if isinstance(stop, Stopped) else "interrupted"
+            sys.stderr.write(f"\n{said}; every finished epoch is kept. Continue with:\n  {resume_command(run.path)}\n")
+            sys.exit(128 + getattr(stop, "signum", signal.SIGINT))
         summarise(run, console)
 
 
@@ -107,7 +109,7 @@ def _search(run: Run, dataset: Dataset, mirror: Mirror, options: Options, consol
             uri = mirror.storage.uri if mirror.storage and options.address else None
             checkpoints = Checkpoints(run.path, scratch, uri, keeper)
             progress.begin()
-            with CtrlC() as ctrl_c:
+            with Signals() as signals:
                 # tune.run rather than Tuner: a Tuner pickles searcher and callbacks, which hold open files
                 ray_tune.run(
                     ray_tune.with_parameters(
@@ -127,7 +129,7 @@ def _search(run: Run, dataset: Dataset, mirror: Mirror, options: Options, consol
                     reuse_actors=True,
                     max_failures=0,  # what broke off is taken up again by the searcher, not at once
                     raise_on_failed_trial=False,
-                    callbacks=[recorder, progress, nodes, ctrl_c],
+                    callbacks=[recorder, progress, nodes, signals],
                     name=scratch.name,
                     storage_path=str(run.path),
                     trial_dirname_creator=lambda trial: str(trial.config["number"]),
@@ -145,38 +147,51 @@ def _errors_explained(run: Run) -> Iterator[None]:
         raise
     except Exception as error:
         cause: BaseException | None = error  # Ray wraps what a callback raises
-        while cause and (not isinstance(cause, OSError | InputError) or isinstance(cause, ConnectionError)):
+        while cause and not isinstance(cause, OSError | InputError):
             cause = cause.__cause__ or cause.__context__
         if isinstance(cause, InputError):
             raise cause from error
-        if cause:
-            go_on = resume_command(run.path)
-            sys.exit(f"error: the run folder can't be written: {cause}; make room, then: {go_on}")
-        sys.stderr.write(f"the search broke down; every finished epoch is kept: {resume_command(run.path)}\n")
-        raise
+        go_on = f"every finished epoch is kept; go on with: {resume_command(run.path)}"
+        if isinstance(cause, BrokenPipeError) or not cause:
+            sys.stderr.write(f"the search broke down; {go_on}\n")
+            raise
+        if isinstance(cause, ConnectionError):
+            raise InputError(f"the search lost Ray ({cause}); {go_on}") from error
+        raise InputError(f"the search can't write: {cause}; make room, or let it write there; {go_on}") from error
 
 
-class CtrlC(ray_tune.Callback):
-    """Ends the search on Ctrl-C, also where Python loses the KeyboardInterrupt: one that is raised in a destructor or
-    in a callback from C is printed and dropped, so it is raised again at the next step. Use as a context manager."""
+class Signals(ray_tune.Callback):
+    """Ends the search on Ctrl-C and STOP_SIGNALS, also where Python loses the exception: one that is raised in a
+    destructor or in a callback from C is printed and dropped, so it is raised again at the next step. Use as a context
+    manager."""
 
     def __init__(self) -> None:
-        self._pressed = False
+        self._stop: KeyboardInterrupt | None = None
 
     def __enter__(self) -> Self:
-        self._before = signal.signal(signal.SIGINT, self._press)
+        known = (signal.SIGINT, *STOP_SIGNALS)
+        self._before = {each: signal.getsignal(each) for each in known if signal.getsignal(each) is not signal.SIG_IGN}
+        self._take()
         return self
 
     def __exit__(self, *error: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
 
-    def _press(self, *_: object) -> None:
-        self._pressed = True
-        raise KeyboardInterrupt
+    def _take(self) -> None:
+        for signum in self._before:
+            signal.signal(signum, self._come)
+
+    def _come(self, signum: int, _: object) -> None:
+        ending = self._stop is not None
+        self._stop = KeyboardInterrupt() if signum == signal.SIGINT else Stopped(signum)
+        if not ending or signum == signal.SIGINT:  # cleaning up goes on when SIGTERM comes again
+            raise self._stop
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        if self._pressed:
-            raise KeyboardInterrupt
+        self._take()  # Ray Tune has taken SIGUSR1 meanwhile, to end as if all were done
+        if self._stop:
+            raise self._stop
 
 
 def _searcher(run: Run, dataset: Dataset) -> StudySearcher:

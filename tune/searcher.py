@@ -150,7 +150,7 @@ class StudySearcher(Searcher):
         if self._unfinished or self.trials.count(State.RUNNING, State.PAUSED):
             return False
         full = self._most_trials is not None and len(self.trials.all) >= self._most_trials
-        return full or (self._budget_is_given and self.trials.spent >= self.budget)
+        return full or self._used_up or (self._budget_is_given and self.trials.spent >= self.budget)
 
     @property
     def _room(self) -> int:

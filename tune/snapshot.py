@@ -10,7 +10,8 @@ from typing import Any, get_args, get_origin
 FILE = "status.json"
 VERSION = 1
 STATES = ("starting", "running", "finished", "stopped", "interrupted", "failed")
-"""of a search; stopped: by --time-budget-s, failed: by an error. One that was killed had no time to say so."""
+"""of a search; stopped: by --time-budget-s or a signal, interrupted: by Ctrl-C, failed: by an error. One that was
+killed had no time to say so."""
 
 
 @dataclass(frozen=True)

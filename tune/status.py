@@ -35,7 +35,7 @@ WATCH_EVERY_S, SAY_EVERY_S = 1.0, 10.0
 SEARCH = "tune.search"
 ENDS = {
     "finished": "finished",
-    "stopped": "stopped at the end of --time-budget-s",
+    "stopped": "stopped, by --time-budget-s or a signal,",
     "interrupted": "interrupted with Ctrl-C",
     "failed": "broke down; its own terminal says why;",
 }
