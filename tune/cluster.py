@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import signal
 import socket
 import tempfile
 import time
@@ -21,6 +22,7 @@ from rich.console import Console
 import model
 import search_spaces
 import tune
+from model.command import STOP_SIGNALS
 from model.config import InputError
 from model.machine import startable_threads, usable_cores
 from tune.resources import count_slots
@@ -103,6 +105,9 @@ def _start(folder: Path, manifest: Manifest) -> None:
     # Without a token in the environment Ray would write one into the home folder, which may not be writable.
     if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
         os.environ["RAY_AUTH_TOKEN"] = uuid.uuid4().hex
+    # Ray's processes inherit that these are held back. Who stops a search often signals all of its processes (timeout,
+    # SLURM, systemd, a closed terminal), and without its raylet this one would end at once, in the middle of anything.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         ray.init(
             address="local",
@@ -114,6 +119,8 @@ def _start(folder: Path, manifest: Manifest) -> None:
         )
     except Exception as error:
         raise InputError(f"Ray can't start on this machine: {_said(error)}") from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

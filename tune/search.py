@@ -91,7 +91,11 @@ def _search(run: Run, dataset: Dataset, mirror: Mirror, options: Options, consol
     manifest, searcher = run.manifest, _searcher(run, dataset)
     recorder = Recorder(run, dataset, searcher, mirror)
     scratch = run.path / "ray"  # Ray's own state: nothing reads it again
-    with Progress(run, searcher, console, options.time_budget_s) as progress, _errors_explained(run):
+    with (
+        Progress(run, searcher, console, options.time_budget_s) as progress,
+        _errors_explained(run),
+        Signals() as signals,
+    ):
         if searcher.is_over():
             verb = "is" if manifest.budget else "are"
             console.print(f"{extent(run)} {verb} done; --trials N or --budget B adds more")
@@ -109,32 +113,31 @@ def _search(run: Run, dataset: Dataset, mirror: Mirror, options: Options, consol
             uri = mirror.storage.uri if mirror.storage and options.address else None
             checkpoints = Checkpoints(run.path, scratch, uri, keeper)
             progress.begin()
-            with Signals() as signals:
-                # tune.run rather than Tuner: a Tuner pickles searcher and callbacks, which hold open files
-                ray_tune.run(
-                    ray_tune.with_parameters(
-                        Worker,
-                        dataset=dataset,
-                        checkpoints=checkpoints,
-                        threads=manifest.threads,
-                        ranks=manifest.ranks,
-                        gpus=manifest.gpus_per_trial,
-                        measure=manifest.measure,
-                    ),
-                    resources_per_trial={"cpu": manifest.cpus_per_trial, "gpu": manifest.gpus_per_trial},
-                    search_alg=searcher,
-                    scheduler=LegScheduler(),
-                    num_samples=-1,  # legs, until the searcher has finished
-                    time_budget_s=options.time_budget_s,
-                    reuse_actors=True,
-                    max_failures=0,  # what broke off is taken up again by the searcher, not at once
-                    raise_on_failed_trial=False,
-                    callbacks=[recorder, progress, nodes, signals],
-                    name=scratch.name,
-                    storage_path=str(run.path),
-                    trial_dirname_creator=lambda trial: str(trial.config["number"]),
-                    verbose=0,
-                )
+            # tune.run rather than Tuner: a Tuner pickles searcher and callbacks, which hold open files
+            ray_tune.run(
+                ray_tune.with_parameters(
+                    Worker,
+                    dataset=dataset,
+                    checkpoints=checkpoints,
+                    threads=manifest.threads,
+                    ranks=manifest.ranks,
+                    gpus=manifest.gpus_per_trial,
+                    measure=manifest.measure,
+                ),
+                resources_per_trial={"cpu": manifest.cpus_per_trial, "gpu": manifest.gpus_per_trial},
+                search_alg=searcher,
+                scheduler=LegScheduler(),
+                num_samples=-1,  # legs, until the searcher has finished
+                time_budget_s=options.time_budget_s,
+                reuse_actors=True,
+                max_failures=0,  # what broke off is taken up again by the searcher, not at once
+                raise_on_failed_trial=False,
+                callbacks=[recorder, progress, nodes, signals],
+                name=scratch.name,
+                storage_path=str(run.path),
+                trial_dirname_creator=lambda trial: str(trial.config["number"]),
+                verbose=0,
+            )
             recorder.close_settled()
 
 
@@ -174,9 +177,11 @@ class Signals(ray_tune.Callback):
         self._take()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
+        if self._stop and kind and issubclass(kind, KeyboardInterrupt):
+            raise self._stop from None  # Ray makes a plain KeyboardInterrupt of what a handler raises
 
     def _take(self) -> None:
         for signum in self._before:
