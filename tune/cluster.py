@@ -24,7 +24,7 @@ import search_spaces
 import tune
 from model.command import STOP_SIGNALS
 from model.config import InputError
-from model.machine import startable_threads, usable_cores
+from model.machine import usable_cores
 from tune.resources import count_slots
 from tune.run import Manifest
 from tune.searcher import StudySearcher
@@ -32,7 +32,6 @@ from tune.searcher import StudySearcher
 EVERY_S = 2.0  # between two looks at the cluster
 NODE_DEATH_S = 60.0  # until Ray is sure that a node is dead
 LONGEST_PARENT = 30  # bytes: of the 103 to 107 of a socket's name Ray takes 73 below its parent folder
-THREADS, THREADS_OF_WORKER = (
     200,
     40,
 )  # that Ray's own processes and a worker take at most: measured 163 and 24 on 2 cores
@@ -69,7 +68,7 @@ def started_ray(manifest: Manifest, address: str | None, console: Console) -> It
             if address:
                 _join(address)
             elif folder:
-                _start(folder, manifest)
+                _start(folder)
         slots = count_slots(ray.nodes(), manifest.resources)
         if slots == 0:
             raise InputError(
@@ -90,18 +89,8 @@ def _join(address: str) -> None:
         raise InputError(f"--address {address}: the Ray cluster there can't be joined: {_said(error)}") from error
 
 
-def _start(folder: Path, manifest: Manifest) -> None:
+def _start(folder: Path) -> None:
     """A Ray of our own, which keeps what it writes in this folder."""
-    cores = usable_cores()
-    needed = THREADS + THREADS_OF_WORKER * count_slots(
-        [{"Alive": True, "Resources": {"CPU": cores, "GPU": torch.cuda.device_count()}}], manifest.resources
-    )
-    left = startable_threads()
-    if left < needed:
-        raise InputError(
-            f"Ray takes about {needed} processes and threads for this search, and this user or container may start "
-            f"{left:g} more: raise the limit (ulimit -u, the container's pids), or run fewer trials at once (--slots)"
-        )
     # Without a token in the environment Ray would write one into the home folder, which may not be writable.
     if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
         os.environ["RAY_AUTH_TOKEN"] = uuid.uuid4().hex
@@ -111,7 +100,7 @@ def _start(folder: Path, manifest: Manifest) -> None:
     try:
         ray.init(
             address="local",
-            num_cpus=cores,
+            num_cpus=usable_cores(),
             num_gpus=torch.cuda.device_count(),
             include_dashboard=False,
             _temp_dir=str(folder),

@@ -9,9 +9,10 @@ import ray
 import torch
 
 from model.config import InputError
-from model.machine import usable_cores
+from model.machine import startable_threads, usable_cores
 from tune.run import Resources
 
+THREADS, THREADS_OF_WORKER = 200, 40  # at most, of Ray's own processes and of a worker: 163 and 24 measured on 2 cores
 RAY_UNITS = 10_000  # Ray counts shares of a resource in units of 1e-4
 
 
@@ -67,7 +68,20 @@ def choose(
                     f"--slots {slots} with --{name}-per-trial {each:g}: this machine has {there} for this process; "
                     f"lower one of them, or leave --{name}-per-trial out"
                 )
-    return Resources(cpus, gpus, _ranks(ranks, before, cpus, gpus), slots)
+    resources = Resources(cpus, gpus, _ranks(ranks, before, cpus, gpus), slots)
+    if not joins:
+        _check_threads(count_slots([{"Alive": True, "Resources": {"CPU": cpus_here, "GPU": gpus_here}}], resources))
+    return resources
+
+
+def _check_threads(slots: int) -> None:
+    """Ray breaks down in many ways, and may hang, where it can't start its processes and their threads."""
+    needed, left = THREADS + THREADS_OF_WORKER * slots, startable_threads()
+    if left < needed:
+        raise InputError(
+            f"Ray takes about {needed} processes and threads for this search, and this user or container may start "
+            f"{left:g} more: raise the limit (ulimit -u, the container's pids), or run fewer trials at once (--slots)"
+        )
 
 
 def _here() -> tuple[int, int]:

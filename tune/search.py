@@ -146,15 +146,13 @@ def _errors_explained(run: Run) -> Iterator[None]:
     """Says what a search ended of and how to go on."""
     try:
         yield
-    except InputError:
-        raise
     except Exception as error:
         cause: BaseException | None = error  # Ray wraps what a callback raises
         while cause and not isinstance(cause, OSError | InputError):
             cause = cause.__cause__ or cause.__context__
-        if isinstance(cause, InputError):
-            raise cause from error
         go_on = f"every finished epoch is kept; go on with: {resume_command(run.path)}"
+        if isinstance(cause, InputError):
+            raise InputError(f"{cause}; {go_on}") from error
         if isinstance(cause, BrokenPipeError) or not cause:
             sys.stderr.write(f"the search broke down; {go_on}\n")
             raise
