@@ -61,6 +61,12 @@ SEARCH = ("--space", "lr_regimes", "--data", "digits")
         ((*SEARCH, "--gpus-per-trial", -1), ["--gpus-per-trial -1", "0"]),
         ((*SEARCH, "--cpus-per-trial", 4096), ["--cpus-per-trial 4096", "this machine has"]),
         ((*SEARCH, "--cpus-per-trial", 0), ["--cpus-per-trial 0", "above 0"]),
+        ((*SEARCH, "--slots", 0), ["--slots 0", "1 or more"]),
+        (
+            (*SEARCH, "--slots", 4096, "--cpus-per-trial", 1),
+            ["--slots 4096 with --cpus-per-trial 1", "this machine has"],
+        ),
+        ((*SEARCH, "--nice", 20), ["--nice 20", "from 0 to 19"]),
         ((*SEARCH, "--cpus-per-trial", "nan"), ["--cpus-per-trial nan", "above 0"]),
         ((*SEARCH, "--seed", -1), ["--seed -1", "0 or more"]),
         ((*SEARCH, "--budget", 0), ["--budget 0.0", "above 0"]),
@@ -255,9 +261,21 @@ def test_another_data_set(refused: Refused, run_copy: Path, command: ModuleType)
 
 def test_resume_with_fewer_trials_or_other_settings(refused: Refused, run_copy: Path) -> None:
     assert "has started 2" in refused(tune.search, "--resume", "done", "--trials", 1)
-    assert "--sampler can't change on --resume" in refused(tune.search, "--resume", "done", "--sampler", "qmc")
-    assert "--epochs can't change on --resume" in refused(tune.search, "--resume", "done", "--epochs", 3)
-    assert "--set can't change on --resume" in refused(tune.search, "--resume", "done", "--set", "width=3")
+    for args, line in [
+        (("--sampler", "qmc"), "--sampler qmc can't change on --resume: run done has gp"),
+        (("--epochs", 3), "--epochs 3 can't change on --resume: run done has 1"),
+        (("--width", 2), "--width 2 can't change on --resume: run done has 1"),
+        (("--set", "momentum=0.5"), "--set momentum=0.5 can't change on --resume: run done has momentum=0.9"),
+        (("--name", "other"), "--name other can't change on --resume: run done has done"),
+        (("--seed", 3), "--seed 3 can't change on --resume: run done has 0"),
+        (("--base", "s1"), "--base s1 can't change on --resume: run done has its space's"),
+        (("--limit", "params=7e6"), "--limit params=7e+06 can't change on --resume: run done has no such limit"),
+        (("--train-examples", 200), "--train-examples 200 can't change on --resume: run done has 100"),
+        (("--ranks-per-trial", 2), "--ranks-per-trial 2 can't change on --resume: run done has 1"),
+        (("--cpus-per-trial", 4096), "--cpus-per-trial 4096: this machine has"),
+        (("--slots", 0), "--slots 0: it must be 1 or more"),
+    ]:
+        assert line in refused(tune.search, "--resume", "done", *args)
 
 
 @pytest.mark.parametrize("command", [tune.confirm, tune.search])

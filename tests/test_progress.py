@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import signal
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 import tune.progress
+from model.command import Stopped
 from tune.announce import summarise
 from tune.lines import BLOCKS, duration, inert, spark
 from tune.panel import View
@@ -375,10 +377,17 @@ def test_the_record_is_written_every_other_second_and_at_the_end(tmp_path: Path,
 
 
 @pytest.mark.parametrize(
-    ("ending", "state"), [(KeyboardInterrupt(), "interrupted"), (OSError("full"), "failed"), (None, "finished")]
+    ("ending", "trials", "state"),
+    [
+        (KeyboardInterrupt(), 12, "interrupted"),
+        (Stopped(signal.SIGTERM), 12, "stopped"),
+        (OSError("full"), 12, "failed"),
+        (None, 0, "finished"),
+        (None, 12, "stopped"),  # finished is what is over
+    ],
 )
-def test_how_it_ended_is_on_record(tmp_path: Path, ending: BaseException | None, state: str) -> None:
-    progress = Progress(new_run(tmp_path), searcher_of(new_study()), plain_console())
+def test_how_it_ended_is_on_record(tmp_path: Path, ending: BaseException | None, trials: int, state: str) -> None:
+    progress = Progress(new_run(tmp_path), searcher_of(new_study(), most_trials=trials), plain_console())
     try:
         with progress:
             if ending:

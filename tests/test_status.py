@@ -68,7 +68,7 @@ def test_a_killed_search(run: Run) -> None:
     [
         ("finished", "finished 5 s ago"),
         ("interrupted", "interrupted with Ctrl-C 5 s ago"),
-        ("stopped", "--time-budget-s 5 s ago"),
+        ("stopped", "--time-budget-s or a signal, 5 s ago"),
         ("failed", "broke down"),
     ],
 )

@@ -32,9 +32,6 @@ from tune.searcher import StudySearcher
 EVERY_S = 2.0  # between two looks at the cluster
 NODE_DEATH_S = 60.0  # until Ray is sure that a node is dead
 LONGEST_PARENT = 30  # bytes: of the 103 to 107 of a socket's name Ray takes 73 below its parent folder
-    200,
-    40,
-)  # that Ray's own processes and a worker take at most: measured 163 and 24 on 2 cores
 DEATHS_IN_A_ROW = 10  # and three per slot: so many workers that die without an epoch between them have one cause
 
 

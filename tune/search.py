@@ -24,8 +24,8 @@ os.environ.update(
     RAY_worker_niceness="0",  # else trials run at nice 15 and starve beside any other work
     RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",  # else `uv run` ships the current folder to workers on this machine, or refuses
 )
-if os.path.exists(os.path.expanduser("~/.ray/auth_token")):
-    os.environ.setdefault("RAY_AUTH_MODE", "token")  # else Ray sends no token to an explicit --address
+if "ray" not in sys.modules and os.path.exists(os.path.expanduser("~/.ray/auth_token")):
+    os.environ.setdefault("RAY_AUTH_MODE", "token")  # else Ray shows the token to no cluster that --address names
 
 import ray
 import torch
