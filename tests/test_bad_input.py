@@ -250,6 +250,34 @@ def test_resume_of_a_search_that_held_out_other_images(refused: Refused, run_cop
     assert "trained on 90 images and scored on 10, where this version takes 100 and 50" in line
 
 
+def test_resume_with_the_whole_first_command(
+    run_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = contents(run_copy)
+    first = {"space": "lr_regimes", "data": "digits", "trials": 2, "epochs": 1, "width": 1, "train_examples": 100}
+    tune.search.main(tune.search.Options(**first, set=(("batch_size=16",),), name="done", resume="done"))
+    assert "2 trials are done" in capsys.readouterr().out
+    assert {k: v for k, v in contents(run_copy).items() if k != "status.json"} == {
+        k: v for k, v in before.items() if k != "status.json"
+    }
+
+
+def test_a_run_goes_on_with_other_resources_and_elsewhere(
+    run_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = json.loads((run_copy / "run.json").read_text())
+    elsewhere = made | {"machine": {"cpu": "another", "cores": 64, "gpus": []}, "cpus_per_trial": 32.0, "threads": 32}
+    (run_copy / "run.json").write_text(json.dumps(elsewhere))
+    tune.search.main(tune.search.Options(resume="done", slots=1))
+    now = json.loads((run_copy / "run.json").read_text())
+    assert now["slots"] == 1 and now["cpus_per_trial"] <= made["machine"]["cores"]
+    assert (now["machine"]["cpu"], now["legs"][0]["machine"]) == ("another", made["machine"])
+    out = capsys.readouterr().out
+    assert "0 GPUs from now on, 32 and 0 before" in out and f"{made['machine']['cores']} core" in out
+
+
 @pytest.mark.parametrize("command", [tune.confirm, tune.search])
 def test_another_data_set(refused: Refused, run_copy: Path, command: ModuleType) -> None:
     manifest = json.loads((run_copy / "run.json").read_text())

@@ -29,6 +29,10 @@ class Owner:
     """such as tune.search or tune.confirm"""
 
 
+class NoLocks(OSError):
+    """The file system has no locks, as some network file systems."""
+
+
 @contextmanager
 def hold(folder: Path) -> Iterator[None]:
     """Be the folder's only writer.
@@ -49,7 +53,7 @@ def hold(folder: Path) -> Iterator[None]:
                     raise InputError(f"{folder} is in use by {_owner(file).text}: wait for it or stop it")
                 tries += 1
                 time.sleep(PAUSE_S)
-        except OSError as error:
+        except NoLocks as error:
             sys.stderr.write(
                 f"warning: the file system of {folder} has no locks ({error.strerror}): make sure that no other "
                 f"command writes there\n"
@@ -65,7 +69,8 @@ def owner(folder: Path) -> Owner | None:
     """The folder's writer; None where there is none that this machine knows of.
 
     Raises:
-        OSError: it can't be read, or its file system has no locks.
+        NoLocks: nobody can tell.
+        OSError: it can't be read.
     """
     try:
         with (folder / FILE).open() as file:
@@ -79,6 +84,8 @@ def _locked(file: IO[str], how: int) -> bool:
         fcntl.flock(file, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise NoLocks(error.errno, error.strerror) from error
     return True
 
 

@@ -25,7 +25,7 @@ from model.command import Stopped, run_command
 from model.config import InputError
 from tune.commands import python, quoted, resume_command
 from tune.lines import duration, inert, percent
-from tune.lock import Owner, owner
+from tune.lock import NoLocks, Owner, owner
 from tune.panel import View, draws, new_console, summary
 from tune.snapshot import FILE, Snapshot, parse
 
@@ -127,14 +127,18 @@ def look(run: str) -> Status:
         manifest, manifest_fault = _parsed(read, "run.json", json.loads)
         snapshot, fault = _parsed(read, FILE, parse)
         confirmed = confirm_lines(read)
-        holder = owner(folder) if folder else None
+        holder, local = None, folder is not None
+        try:
+            holder = owner(folder) if folder else None
+        except NoLocks:
+            local = False  # then it is judged as a run elsewhere: by its last sign of life
     except OSError as error:
         raise InputError(f"{run} can't be read: {error.strerror or error}") from error
     if manifest is None and snapshot is None and not manifest_fault:
         raise InputError(f"{run} is not a run: it has no run.json; name a folder that tune.search made, or its URI")
     status = Status(inert(folder.name if folder else run), snapshot=snapshot, confirmed=confirmed)
     if snapshot:
-        _judge(status, snapshot, holder, local=folder is not None)
+        _judge(status, snapshot, holder, local)
     else:
         _guess(status, holder, folder)
         status.said += [f"{fault or f'{FILE} is missing'}: what it would tell is unknown", *_asked(manifest)]
