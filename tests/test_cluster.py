@@ -6,14 +6,19 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import psutil
 import pytest
+import ray
 from moto.server import ThreadedMotoServer
 from optuna.trial import TrialState
 from ray.cluster_utils import Cluster
@@ -22,8 +27,8 @@ from test_search import SMALL, epochs_of, epochs_or_none, start, wait_for
 from test_storage import store  # noqa: F401
 
 from model.config import InputError
-from tune.cluster import EVERY_S, Nodes
-from tune.run import Run
+from tune.cluster import EVERY_S, LONGEST_PARENT, Nodes, _folder, check_address
+from tune.run import Resources, Run
 from tune.storage import Storage
 
 EPOCHS = 45
@@ -154,7 +159,7 @@ def test_a_search_ends_where_no_worker_comes_up() -> None:
     """Two slots: the sixteenth death in a row ends it, and an epoch in between starts the count anew."""
     said = "Traceback ...\nModuleNotFoundError: No module named 'x'\n"
     trial: Any = SimpleNamespace(last_result={}, config={"number": 0}, get_error=lambda: said)
-    manifest: Any = SimpleNamespace(cpus_per_trial=1, gpus_per_trial=0)
+    manifest: Any = SimpleNamespace(resources=Resources(1, 0, 1, None))
     nodes = Nodes(manifest, SimpleNamespace(slots=2), Console(quiet=True))  # type: ignore[arg-type]
     for _ in range(15):
         nodes.on_trial_error(0, [trial], trial)
@@ -170,3 +175,70 @@ def test_no_cluster_at_the_address_is_said_in_one_line(tmp_path: Path) -> None:
     out, _ = search.communicate(timeout=120)
     assert search.returncode == 2 and "no Ray cluster" in out and len(out.splitlines()) == 1
     assert not (tmp_path / "runs").exists()
+
+
+class Head:
+    """Answers as the head of a Ray cluster does, to whoever shows its token."""
+
+    def __init__(self, token: str | None) -> None:
+        self._token = token
+
+    def service(self, call: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+            if self._token and ("authorization", f"Bearer {self._token}") not in call.invocation_metadata:
+                context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken")
+            return b""
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+
+@contextmanager
+def listening(token: str | None) -> Iterator[str]:
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[Head(token)])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "shown", "mode"),
+    [(None, None, "disabled"), (None, "mine", "disabled"), ("mine", "mine", "token"), ("mine", "other", None)],
+)
+def test_a_cluster_is_shown_a_token_if_it_wants_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str | None, shown: str | None, mode: str | None
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_MODE", "none yet")
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(ray._raylet, "Config", SimpleNamespace(initialize=lambda config: None))
+    if shown:
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray" / "auth_token").write_text(f"{shown}\n")
+    with listening(wanted) as address:
+        if mode is None:
+            with pytest.raises(InputError, match="wants a token, and not this one is set: RAY_AUTH_TOKEN"):
+                check_address(address)
+        else:
+            check_address(address)
+            assert os.environ["RAY_AUTH_MODE"] == mode
+
+
+def test_an_address_at_which_nobody_answers() -> None:
+    with listening(None) as address:
+        pass
+    with pytest.raises(InputError, match=f"--address {address}: no Ray cluster answers there"):
+        check_address(address)
+
+
+def test_a_temporary_folder_with_a_long_path_is_not_used_for_sockets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("x" * 90)))
+    with _folder() as folder:
+        assert folder.is_dir() and len(os.fsencode(folder)) <= LONGEST_PARENT + len("/ray-12345678")
+    assert not folder.exists()
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda **_: (_ for _ in ()).throw(PermissionError()))
+    with pytest.raises(InputError, match=r"Ray needs a folder that can be written.*: set TMPDIR to one"), _folder():
+        pass

@@ -4,7 +4,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import tempfile
 import time
 import uuid
@@ -13,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import grpc
 import ray
 import torch
 from ray.tune import Callback
@@ -30,23 +30,59 @@ from tune.run import Manifest
 from tune.searcher import StudySearcher
 
 EVERY_S = 2.0  # between two looks at the cluster
+ANSWER_S = 5.0  # that the head of a cluster has to answer
 NODE_DEATH_S = 60.0  # until Ray is sure that a node is dead
 LONGEST_PARENT = 30  # bytes: of the 103 to 107 of a socket's name Ray takes 73 below its parent folder
 DEATHS_IN_A_ROW = 10  # and three per slot: so many workers that die without an epoch between them have one cause
 
 
 def check_address(address: str) -> None:
-    """That something listens at HOST:PORT, which Ray takes minutes to find out. Other forms of address are left to Ray.
+    """Check that a Ray cluster answers at HOST:PORT, which Ray takes minutes to find out, and show it a token if it
+    wants one. Ray itself shows none to an address that is given; and where one is shown that isn't wanted, workers
+    can't answer. Other forms of address are left to Ray.
 
     Raises:
-        InputError: nothing does.
+        InputError: nothing answers, or it wants another token.
     """
     host, _, port = address.rpartition(":")
-    if port.isdigit() and "/" not in host:
+    if not port.isdigit() or "/" in host:
+        return
+    answer = _ask(address, None)
+    if answer in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        raise InputError(
+            f"--address {address}: no Ray cluster answers there; `ray status` on its head tells its address"
+        )
+    wants_token = answer == grpc.StatusCode.UNAUTHENTICATED
+    if wants_token and _ask(address, _token()) == answer:
+        raise InputError(
+            f"--address {address}: the Ray cluster there wants a token, and {'not this one' if _token() else 'none'} "
+            f"is set: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token must be as on its head"
+        )
+    os.environ["RAY_AUTH_MODE"] = "token" if wants_token else "disabled"
+    if ray_config := getattr(ray._raylet, "Config", None):  # versions without it know no tokens
+        ray_config.initialize("")  # Ray has read the environment when it was imported
+
+
+def _ask(address: str, token: str | None) -> grpc.StatusCode:
+    """What the head of a cluster answers to a request that every version knows, with this token or without."""
+    with grpc.insecure_channel(address) as channel:
         try:
-            socket.create_connection((host, int(port)), timeout=5).close()
-        except (OSError, OverflowError) as error:
-            raise InputError(f"--address {address}: no Ray cluster can be joined there ({error})") from error
+            request = channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId")
+            request(b"", timeout=ANSWER_S, metadata=[("authorization", f"Bearer {token}")] if token else [])
+        except grpc.RpcError as error:
+            code: grpc.StatusCode = error.code()
+            return code
+    return grpc.StatusCode.OK
+
+
+def _token() -> str | None:
+    """The token that Ray would take from the environment or a file."""
+    if token := os.environ.get("RAY_AUTH_TOKEN"):
+        return token
+    file = os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token")
+    with suppress(OSError, UnicodeError):
+        return Path(file).read_text(encoding="ascii").strip()
+    return None
 
 
 @contextmanager

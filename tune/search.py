@@ -21,11 +21,10 @@ os.environ.update(
     TUNE_MAX_PENDING_TRIALS_PG="1000000",
     # A Ray of our own listens on loopback only, as it does by default on the systems that this is named for.
     RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
+    RAY_BACKEND_LOG_LEVEL="fatal",
     RAY_worker_niceness="0",  # else trials run at nice 15 and starve beside any other work
     RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",  # else `uv run` ships the current folder to workers on this machine, or refuses
 )
-if "ray" not in sys.modules and os.path.exists(os.path.expanduser("~/.ray/auth_token")):
-    os.environ.setdefault("RAY_AUTH_MODE", "token")  # else Ray shows the token to no cluster that --address names
 
 import ray
 import torch
