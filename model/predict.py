@@ -1,6 +1,6 @@
 """`python -m model.predict WEIGHTS image...`: classify image files with a net that `tune.export --weights` wrote."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +13,7 @@ from model.augment import normalise
 from model.command import printable, run_command
 from model.config import Config, InputError
 from model.evaluate import EVAL_BATCH, autocast, tta_logits
-from model.images import decoded
+from model.images import decoded, note_of
 from model.train import best_device
 from model.weights import Record, load_weights
 
@@ -36,21 +36,27 @@ def main(options: Options) -> None:
     if not options.images:
         raise InputError("no images: name one file or more after the weights")
     net, record = load_weights(options.weights)
-    images = read_images(options.images)
+    kinds: set[str] = set()
+    images = read_images(options.images, kinds)
     print(_describe(options.weights, record))
+    if kinds:
+        print(note_of(kinds))
     best, labels = probabilities(net.to(best_device()), record, images).topk(min(options.top, len(record.classes)))
     for path, shares, indices in zip(options.images, best.tolist(), labels.tolist(), strict=True):
         answers = [f"{record.classes[i]} {100 * share:.1f}%" for share, i in zip(shares, indices, strict=True)]
         print(printable(f"{path}: {', '.join(answers)}"))
 
 
-def read_images(paths: Sequence[Path]) -> torch.Tensor:
-    """The image files as uint8 [N, 32, 32, 3].
+def read_images(paths: Sequence[Path], kinds: set[str] | None = None) -> torch.Tensor:
+    """The image files as uint8 [N, 32, 32, 3]; adds what was done to them to `kinds`.
 
     Raises:
-        InputError: one can't be read, or is no image.
+        InputError: some can't be read, or are no images.
     """
-    return torch.from_numpy(decoded(_contents(paths), len(paths), sizes=set()))
+    if folder := next((path for path in paths if path.is_dir()), None):
+        raise InputError(f"{folder} is a folder: name the image files in it, such as {folder / '*.png'}")
+    files = ((str(path), path) for path in paths)
+    return torch.from_numpy(decoded(files, len(paths), set() if kinds is None else kinds))
 
 
 def probabilities(net: nn.Module, record: Record, images: torch.Tensor) -> torch.Tensor:
@@ -77,16 +83,6 @@ def scored_logits(
         with autocast(config, images.device):
             parts.append(tta_logits(net, normalise(batch, mean, std), config.tta))
     return torch.cat(parts)
-
-
-def _contents(paths: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
-    for path in paths:
-        if path.is_dir():
-            raise InputError(f"{path} is a folder: name the image files in it, such as {path / '*.png'}")
-        try:
-            yield str(path), path.read_bytes()
-        except OSError as error:
-            raise InputError(f"{path} can't be read: {error.strerror or error}") from error
 
 
 def _describe(path: Path, record: Record) -> str:

@@ -114,7 +114,7 @@ def test_any_mode_and_size(mode: str, size: tuple[int, int], tmp_path: Path) -> 
     (found,) = read_images([file])
     assert found.shape == (32, 32, 3)
     with Image.open(file) as again:
-        np.testing.assert_array_equal(found.numpy(), as_rgb32(again))
+        np.testing.assert_array_equal(found.numpy(), as_rgb32(again, set()))
 
 
 @pytest.mark.parametrize(
@@ -191,6 +191,20 @@ def test_hostile_class_names_are_shown_and_do_nothing(predict: Predict, tiny: Co
     assert code == 0 and out.count("\n") == 2
     assert all(c.isprintable() for c in out.replace("\n", ""))
     assert "\\x1b[2J" in out and "[red]" in out and "a\\nb" in out
+
+
+def test_what_was_done_to_the_images_is_said_and_all_broken_ones_are_named(
+    predict: Predict, weights: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "i.png"
+    Image.fromarray(DATA.eval_images[0]).convert("RGBA").resize((8, 8)).save(file)
+    code, out, _ = predict(weights, file)
+    assert code == 0 and out.splitlines()[1] == "images of 8x8 resized to 32x32"
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(b"broken")
+    code, out, err = predict(weights, tmp_path / "a", file, tmp_path / "b", tmp_path / "c")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert all(fact in err for fact in ("a can't be decoded", "b can't be decoded", "c can't be read"))
 
 
 def test_a_name_like_an_option_comes_after_two_dashes(
