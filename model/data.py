@@ -34,7 +34,7 @@ class Dataset:
     fingerprint: str
     """12 hex digits of the content's sha256; the same wherever the data lie"""
     note: str
-    """what was done to bring the images to 3x32x32; empty if nothing"""
+    """what was done to bring the images to 3x32x32, what was left out and what is suspect; empty if nothing"""
 
 
 def take(dataset: Dataset, examples: int) -> Dataset:

@@ -146,6 +146,8 @@ def _each(read: Callable[[Path], T], files: Iterable[Path]) -> Iterator[T]:
     broken = []
     for file in files:
         try:
+            if file.exists() and not file.is_file():  # a pipe would be waited for
+                raise InputError(f"{file} is no plain file")
             content = read(file)
         except (InputError, OSError) as error:
             broken.append(str(error))
@@ -379,9 +381,7 @@ def _image_folder(path: Path) -> Dataset:
     for split in ("train", test):
         found: list[Path] = []
         for file in _files(path / split):
-            # a link to nowhere is an image that can't be read; a pipe would be waited for
-            is_image = file.suffix.lower() in endings and (file.is_file() or file.is_symlink())
-            if is_image and file.parent != path / split:
+            if file.suffix.lower() in endings and file.parent != path / split:
                 found.append(file)
             else:
                 others.append(str(file.relative_to(path)))

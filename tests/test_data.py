@@ -555,12 +555,14 @@ def test_images_of_every_format_and_in_sub_folders_are_read_as_torchvision_reads
 def test_what_is_no_image_is_named_and_counted(tmp_path: Path) -> None:
     folder = write_image_folder(tmp_path / "set")
     copies(folder / "train" / "cat", "photo.heic", "../no_class.png", of="000.png")
-    os.mkfifo(folder / "train" / "owl" / "pipe.png")
+    copies(folder / "test" / "owl", "no_ending", of="002.png")
     (folder / "val").mkdir()
     note = load(str(folder)).note
-    for fact in ("no images in a class folder: 5 (", "'train/cat/photo.heic'", "'train/owl/pipe.png'", "and 1 more"):
+    for fact in ("no images in a class folder: 5 (", "'train/cat/photo.heic'", "'train/no_class.png'", "and 1 more"):
         assert fact in note
     assert "val/ not read" in note
+    os.mkfifo(folder / "train" / "owl" / "pipe.png")
+    refused(folder, "pipe.png is no plain file")
 
 
 HIDDEN = ["._000.png", ".DS_Store", "Thumbs.db", "desktop.ini", ".hidden.jpg"]
