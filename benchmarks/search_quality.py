@@ -67,6 +67,7 @@ from benchmarks.quality_report import print_report
 from benchmarks.simulator import Simulation
 from model.command import run_command
 from model.config import InputError
+from model.machine import usable_cores
 from tune.samplers import distribution
 from tune.scheduler import LegScheduler
 from tune.searcher import StudySearcher, stream
@@ -102,7 +103,7 @@ class Options:
     """multiplies the tasks' seed noise"""
     max_tasks: int | None = None
     """only this many of the tasks, spread evenly"""
-    jobs: int = os.cpu_count() or 1
+    jobs: int = usable_cores()
     """processes"""
     quick: bool = False
     """two tasks, one seed, ten full trainings: about two minutes"""

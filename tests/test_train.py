@@ -1,6 +1,5 @@
 import io
 import json
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from model.augment import Choices, augment
 from model.config import Config, InputError, load_config
 from model.data import DeviceData, chosen_images, take, to_device
 from model.evaluate import evaluate
+from model.machine import usable_cores
 from model.recipes import RECIPES, dawn, s8
 from model.sources import load
 from model.train import init_state, train
@@ -294,7 +294,7 @@ def test_a_run_over_two_ranks_from_the_command_line(command: Callable) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not (REAL_DATA / "cifar10").exists(), reason=f"no real CIFAR-10 at {REAL_DATA}/cifar10")
 def test_s0_on_5000_real_images_beats_45_percent_in_4_epochs() -> None:
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(usable_cores())
     data = to_device(take(load(str(REAL_DATA / "cifar10")), 5000), torch.device("cpu"))
     *_, last = train(Config(width=16, epochs=4, batch_size=128, peak_lr=0.2), data)
     assert last.acc > 0.45
