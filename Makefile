@@ -3,13 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 SPACE ?= lr_regimes
 
-.PHONY: search test install lint tensorboard
+.PHONY: search test test-lower-bounds install lint tensorboard
 
 search: .venv/installed
 	$(BIN)/python -m tune.search --space $(SPACE) $(ARGS)
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+# The same tests with the lowest release of each dependency, in .venv-lower.
+test-lower-bounds:
+	PYTHON=$(PYTHON) .ci/lower-bounds $(ARGS)
 
 install: .venv/installed
 
