@@ -116,7 +116,7 @@ def train(
     state = state or init_state(config, data, seed)
     forward = data_parallel(state.net)
     if config.compile:
-        forward = torch.compile(forward)  # type: ignore[assignment]
+        forward = compiled(forward)
     warm_up_s = _warm_up(config, data, state, forward)
 
     while state.epoch < config.epochs:
@@ -166,6 +166,17 @@ def batches(config: Config, data: DeviceData, seed: int, epoch: int) -> Iterator
         index = order[batch]
         images = data.train_images.index_select(0, index)
         yield augment(images, choices.of(batch), config, data.mean, data.std), data.train_labels[index]
+
+
+def compiled(net: nn.Module) -> nn.Module:
+    """The net, compiled for the shapes of one training, as in a process that has compiled none before.
+
+    What torch keeps of earlier trainings is dropped: after eight nets of other shapes it would compile no more of them
+    and say nothing, and of a second batch size it would make code for any size.
+    """
+    torch.compiler.reset()
+    forward: nn.Module = torch.compile(net, dynamic=False)  # type: ignore[assignment]
+    return forward
 
 
 def check_batch(config: Config, examples: int, ranks: int = 1) -> None:
@@ -256,8 +267,13 @@ def _stream(seed: int, number: int) -> int:
     return int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0] >> 1)
 
 
-def best_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def best_device(gpus: float = 1.0) -> torch.device:
+    """A GPU, where there is one.
+
+    Args:
+        gpus: how many, or what share of one, this process may use. 0 is the CPU, whatever there is.
+    """
+    return torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,30 @@ def test_an_epoch_of_a_share_has_fewer_steps(
         steps.clear()
         list(train(replace(tiny, train_frac=share, epochs=2), tiny_data))
         assert len(steps) == 1 + 2 * expected  # the warm-up step comes first
+
+
+def test_each_training_of_a_process_compiles_its_net_for_its_own_shapes(
+    tiny: Config, tiny_data: DeviceData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More nets than torch compiles of one code, and more batch sizes than one; traced, but run as they are."""
+    compiled: list[list[Any]] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable:
+        compiled.append(inputs)
+        return graph.forward
+
+    monkeypatch.setattr("torch.compile", partial(torch.compile, backend=backend))
+    monkeypatch.setattr("model.train.check_device", lambda config, device: None)
+    monkeypatch.setattr("torch._dynamo.config.recompile_limit", 2)  # 8 are as many, but take longer
+    for batch_size, width in [(8, 1), (16, 1), (16, 2), (32, 2)]:
+        compiled.clear()
+        config = replace(tiny, epochs=1, width=width, batch_size=batch_size, compile=True)
+        (metrics,) = train(config, tiny_data)
+        assert metrics.train_loss == next(train(replace(config, compile=False), tiny_data)).train_loss
+        assert len(compiled) == 1
+        sizes = [size for each in compiled[0] if isinstance(each, torch.Tensor) for size in each.shape]
+        assert config.batch_size in sizes and all(type(size) is int for size in sizes)
+        assert not any(isinstance(each, torch.SymInt) for each in compiled[0])
 
 
 def _counting(steps: list[int]) -> Callable:
