@@ -13,7 +13,15 @@ from model.command import run_command
 from model.config import Config, InputError
 from model.data import DeviceData
 from model.evaluate import EVAL_BATCH, evaluate
-from model.memory import GIB, PROCESS_BYTES, available_bytes, largest_multiple, needed_bytes, needs_of
+from model.memory import (
+    GIB,
+    PROCESS_BYTES,
+    available_bytes,
+    largest_multiple,
+    needed_bytes,
+    needs_of,
+    ran_out_of_memory,
+)
 from model.recipes import choose
 from model.train import best_device, init_state, train_step
 
@@ -61,7 +69,9 @@ def one_step_fits(config: Config, num_classes: int, examples: int, device: torch
         train_step(config, state.net, state.optimizer, inputs, data.train_labels[: config.batch_size])
         del undo
         evaluate(state.scored_net, config, data)
-    except torch.OutOfMemoryError:
+    except Exception as error:
+        if not ran_out_of_memory(error):
+            raise
         return False
     return True
 

@@ -29,6 +29,9 @@ CPU_BYTES = 110 * 2**20
 32 MiB in glibc's heap, which it can't give back at once, 5-160 MiB."""
 PROCESS_BYTES = 590 * 2**20  # of a Python process that has imported torch, measured
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "_ALLOC_FAILED")
+"""what errors say that have no type of their own: torch's on CPUs, CUDA's outside of torch's reserve, cuBLAS's and
+cuDNN's"""
 OPTIMIZER_COPIES = {"sgd": 1, "lars": 1, "muon": 1, "rmsprop": 1, "adagrad": 1, "adadelta": 2, "adam": 2}
 """numbers that a solver keeps for each trained weight"""
 
@@ -51,6 +54,13 @@ class Needs:
 
     def of_batch(self, batch_size: int) -> int:
         return self.held + max(self.per_image * batch_size, self.passing)
+
+
+def ran_out_of_memory(error: Exception) -> bool:
+    """Whether this is what torch, CUDA's libraries or Python raise where memory is short. Nothing is broken then: the
+    same process may train what needs less."""
+    known = isinstance(error, OutOfMemory | MemoryError | torch.OutOfMemoryError)
+    return known or any(text in str(error) for text in NO_MEMORY)
 
 
 def keep_freed_memory() -> None:

@@ -105,7 +105,7 @@ def _epochs(
         for metrics in train(config, data, seed=seed, state=state):
             yield metrics, state.state_dict()
         return
-    with Ranks(dataset, ranks, threads=threads) as group:
+    with Ranks(dataset, ranks, threads=threads, device=device) as group:
         for metrics in group.train(config, seed=seed):
             assert group.state is not None
             yield metrics, group.state

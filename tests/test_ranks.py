@@ -78,6 +78,23 @@ def test_a_dead_rank_ends_the_run_with_its_name_and_leaves_no_process() -> None:
         assert not any(process.is_alive() for process in started)
 
 
+def test_a_rank_that_fails_as_it_starts_says_why() -> None:
+    """The second line of what was raised is left out; a process that dies before it is up has its exit code only."""
+    with (
+        Ranks(replace(DATA, mean=("grey",) * 3), 2, threads=1) as ranks,  # type: ignore[arg-type]
+        pytest.raises(RankError, match=r"^rank \d of 2: (Type|Value)Error: .*"),
+    ):
+        next(ranks.train(CONFIG))
+
+
+def test_a_config_that_ranks_refuse_is_refused_as_by_one_process(two_ranks: Ranks) -> None:
+    with (
+        Ranks(DATA, 2, threads=1) as ranks,
+        pytest.raises(InputError, match=r"rank 0 of 2: compile = true needs a CUDA device"),
+    ):
+        next(ranks.train(replace(CONFIG, compile=True)))
+
+
 def test_ranks_die_with_the_process_that_made_them(tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(

@@ -59,10 +59,7 @@ def open_places(dataset: Dataset, ranks: int) -> Iterator[list[Place]]:
         yield [Place(str(best_device()), dataset, None)]
         return
     threads = max(1, torch.get_num_threads() // (ranks * places))
+    devices = [torch.device("cuda" if gpus else "cpu", place * ranks) for place in range(places)]
     with ExitStack() as stack:
-        groups = [
-            stack.enter_context(Ranks(dataset, ranks, threads=threads, first_gpu=place * ranks))
-            for place in range(places)
-        ]
-        kind = "cuda" if gpus else "cpu"
-        yield [Place(f"{kind}:{number * ranks}", dataset, group) for number, group in enumerate(groups)]
+        groups = [stack.enter_context(Ranks(dataset, ranks, threads=threads, device=device)) for device in devices]
+        yield [Place(str(device), dataset, group) for device, group in zip(devices, groups, strict=True)]

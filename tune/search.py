@@ -221,8 +221,9 @@ def _say_scaling(run: Run, dataset: Dataset, console: Console) -> None:
     """Time the ranks of a trial against one of them, on a node where trials run."""
     manifest = run.manifest
     measure: Any = scaling  # ray's types know functions of positional arguments only
-    timing = ray.remote(measure).options(num_cpus=manifest.cpus_per_trial, num_gpus=manifest.gpus_per_trial)
-    gain = ray.get(timing.remote(run.space.base, dataset, manifest.ranks, threads=manifest.threads))
+    gpus = manifest.gpus_per_trial
+    timing = ray.remote(measure).options(num_cpus=manifest.cpus_per_trial, num_gpus=gpus)
+    gain = ray.get(timing.remote(run.space.base, dataset, manifest.ranks, threads=manifest.threads, gpus=gpus))
     for line in scaling_lines(manifest, gain):
         console.print(line)
 
