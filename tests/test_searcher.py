@@ -263,6 +263,15 @@ def test_a_leg_whose_worker_dies_three_times_fails(pardoned: bool) -> None:
     assert search.suggest("d")["number"] == 1
 
 
+def test_a_worker_that_ends_after_it_said_why_the_trial_failed_is_no_reason_to_try_again() -> None:
+    search = searcher_of(new_study(), scheduler="none", sampler="random", slots=4)
+    assert [search.suggest(name)["number"] for name in "01"] == [0, 1]
+    search.on_trial_result("0", {"new_epochs": [], "failed": "RuntimeError: CUDA error"})
+    search.on_trial_complete("0", error=True)
+    assert search.trials.all[0].state == State.FAILED and search.trials.all[0].reason == "RuntimeError: CUDA error"
+    assert search.suggest("0")["number"] == 2  # another slot is as free as before
+
+
 def test_out_of_memory_all_by_itself_is_a_failure_at_once() -> None:
     search = searcher_of(new_study(), scheduler="none", sampler="random", slots=4)
     search.suggest("0")

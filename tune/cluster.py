@@ -97,7 +97,8 @@ def started_ray(manifest: Manifest, address: str | None, console: Console) -> It
         stack.callback(ray.shutdown)
         if not ray.is_initialized():
             console.print("starting Ray ...")
-            logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)  # `Progress` is shorter
+            for name in ("ray.tune.execution.tune_controller", "ray.tune.tune"):
+                logging.getLogger(name).setLevel(logging.CRITICAL)  # `Progress` says it shorter
             if address:
                 _join(address)
             elif folder:

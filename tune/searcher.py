@@ -96,6 +96,7 @@ class StudySearcher(Searcher):
         """epochs that the search trains in all, in epochs of the base; expected ones, where no budget was given"""
         self._distributions = {name: distribution(domain) for name, domain in space.domains.items()}
         self._legs: dict[str, int] = {}  # Ray's trial id -> our number, of legs under way
+        self._reasons: dict[str, str] = {}  # why legs failed whose workers are about to end for it
         question = Question(space, trials, stream(seed, 1), self._allowed, self.score)
         self._model = ModelSampler(question, objective, earlier or []) if sampler == MODEL else None
         self._propose = None if sampler == MODEL else {**SAMPLERS, **OF_EXPERIMENTS}[sampler](question)
@@ -272,16 +273,19 @@ class StudySearcher(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         self._take(self._legs[trial_id], result["new_epochs"])
+        if result["failed"]:
+            self._reasons[trial_id] = result["failed"]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         number = self._legs.pop(trial_id)
         trial = self.trials.all[number]
-        failed: str | None = "its worker process died, several times" if error else None
+        reason = self._reasons.pop(trial_id, None)
+        failed = reason or ("its worker process died, several times" if error else None)
         short_of_memory = False
         if result and "new_epochs" in result and not error:  # else Ray cut it off before its first report
             self._take(number, result["new_epochs"])  # Ray doesn't pass a leg's last result to on_trial_result
             failed, short_of_memory = result["failed"], bool(result.get("out_of_memory") and self._legs)
-        if (error or short_of_memory) and self._break_off(number) < BREAK_OFFS:
+        if ((error and not reason) or short_of_memory) and self._break_off(number) < BREAK_OFFS:
             self._unfinished.insert(0, number)
             return
         self._broken_off.pop(number, None)

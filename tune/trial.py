@@ -15,7 +15,7 @@ from ray import tune as ray_tune
 from model.config import Config, InputError
 from model.data import Dataset, to_device
 from model.diagnostics import MEASURED, MEASURES
-from model.memory import OutOfMemory, release_freed_memory
+from model.memory import ran_out_of_memory, release_freed_memory
 from model.meter import peak_memory, reset_peak_memory
 from model.ranks import RankError, Ranks
 from model.train import EpochMetrics, TrainState, best_device, init_state, train
@@ -31,6 +31,10 @@ class Worker(ray_tune.Trainable):
     checkpoint ends to that epoch. Each step trains one epoch, saves the checkpoint, then reports; so a trial whose
     worker dies goes on from its last epoch in another worker. The first report also holds the epochs of the
     checkpoint, in case the driver never saw them. The last epoch of a whole training also holds what is measured then.
+
+    An error other than of the config, or a lack of memory, may have left this process unfit for any training (after a
+    failed assertion on a GPU nothing runs there any more). So the worker reports why the trial failed and raises in its
+    next step: Ray then ends the process, and the next trial gets a new one.
     """
 
     def setup(  # type: ignore[override]  # with_parameters() gives the rest
@@ -46,11 +50,13 @@ class Worker(ray_tune.Trainable):
         assert measure is None or ranks == 1
         self._dataset, self._threads, self._ranks = dataset, threads, ranks
         self._measure = MEASURES[measure] if measure else None
+        self._device = best_device(gpus)  # not what this process sees: without a share it may see all
         self._shares_memory = gpus < 1  # with other trials: what is too much beside them may fit later
         self._group: Ranks | None = None
+        self._is_broken = False
         if ranks == 1:
             torch.set_num_threads(threads)
-            self._data = to_device(dataset, best_device())
+            self._data = to_device(dataset, self._device)
         self._checkpoints = checkpoints
         mine = ray.get_runtime_context().get_accelerator_ids()["GPU"]
         self._worker = {"host": platform.node(), "pid": os.getpid(), "gpus": mine}  # which slot trained an epoch
@@ -71,32 +77,39 @@ class Worker(ray_tune.Trainable):
     def cleanup(self) -> None:
         if self._group:
             self._group.close()
+        self._group = None
 
     def step(self) -> dict[str, Any]:
+        if self._is_broken:
+            raise RuntimeError("the process may be unfit for any training since the last error, which was reported")
         began_s = time.time()
         failed = disk_error = metrics = None
         out_of_memory = False
         try:
             metrics = self._next_epoch()
-            measured = self._measured(metrics)
+            if metrics:
+                measured = self._measured(metrics)
+                entry = asdict(metrics) | {"diverged": metrics.diverged, **self._worker}
+                entry |= {"began_s": began_s, "ended_s": time.time()}
+                if self._ranks == 1:
+                    entry |= peak_memory(self._device)
+                entry |= measured
         except Exception as error:  # whatever goes wrong in one trial must not end the search
             metrics = None
             said = str(error).partition("\n")[0]
             failed = said if isinstance(error, InputError) else f"{type(error).__name__}: {said}"
-            out_of_memory = self._shares_memory and _ran_out_of_memory(error)
+            short = ran_out_of_memory(error)
+            out_of_memory = self._shares_memory and short
+            self._is_broken = not (short or isinstance(error, InputError))
+            self.cleanup()  # of ranks in which an error was raised none is left
         if metrics:
-            entry = asdict(metrics) | {"diverged": metrics.diverged, **self._worker}
-            entry |= {"began_s": began_s, "ended_s": time.time()}
-            if self._ranks == 1:
-                entry |= peak_memory(self._data.device)
-            entry |= measured
             self._history.append(entry)
             self._unreported.append(entry)
             try:
                 self._save()
             except OSError as error:  # a full disk is no fault of this trial
                 disk_error = f"trial {self._number}'s checkpoint: {error.strerror or error}"
-        done = not metrics or metrics.diverged or metrics.epoch == self._until_epoch
+        done = not self._is_broken and (not metrics or metrics.diverged or metrics.epoch == self._until_epoch)
         if done:
             self._state = self._state_dict = self._epochs = None  # frees the net before the next trial builds its own
             if self._shares_memory:
@@ -126,9 +139,9 @@ class Worker(ray_tune.Trainable):
                 raise
         return self._next_epoch()
 
-    def _measured(self, metrics: EpochMetrics | None) -> dict[str, float]:
+    def _measured(self, metrics: EpochMetrics) -> dict[str, float]:
         """What the experiment measures, if the training has just come to its end."""
-        if not (self._measure and metrics and metrics.epoch == self._config.epochs and not metrics.diverged):
+        if not (self._measure and metrics.epoch == self._config.epochs and not metrics.diverged):
             return {}
         assert self._state is not None
         found = self._measure(self._config, self._data, self._state, self._seed)
@@ -141,10 +154,12 @@ class Worker(ray_tune.Trainable):
             self._history = saved["history"]
             self._unreported = list(self._history)
         if self._ranks > 1:
-            group = self._group = self._group or Ranks(self._dataset, self._ranks, threads=self._threads)
+            group = self._group = self._group or Ranks(
+                self._dataset, self._ranks, threads=self._threads, device=self._device
+            )
             self._state_dict = lambda: group.state
             return group.train(self._config, seed=self._seed, state=saved["state"] if saved else None)
-        reset_peak_memory(self._data.device)
+        reset_peak_memory(self._device)
         self._state = state = init_state(self._config, self._data, self._seed)
         if saved:
             state.load_state_dict(saved["state"])
@@ -154,8 +169,3 @@ class Worker(ray_tune.Trainable):
     def _save(self) -> None:
         assert self._state_dict is not None
         self._checkpoints.save(self._number, {"state": self._state_dict(), "history": self._history})
-
-
-def _ran_out_of_memory(error: Exception) -> bool:
-    known = isinstance(error, OutOfMemory | MemoryError | torch.OutOfMemoryError)
-    return known or "can't allocate memory" in str(error)  # torch has no type of its own for the CPU's
