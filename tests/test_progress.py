@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import re
 import signal
 from collections.abc import Callable
@@ -354,8 +355,8 @@ def test_the_time_budget_ends_the_eta(tmp_path: Path, clock: SimpleNamespace) ->
         progress.begin()
         clock.now_s += 2
         searcher.suggest("0")
-        report = {"new_epochs": [{"epoch": 1, "acc": 0.5, "diverged": False, "began_s": 0.0, "ended_s": 2.0}]}
-        report["new_epochs"][0] |= {"host": "here", "pid": 1}
+        epoch = {"epoch": 1, "acc": 0.5, "diverged": False, "began_s": 0.0, "ended_s": 2.0, "host": "here", "pid": 1}
+        report = {"new_epochs": [epoch], "failed": None}
         searcher.on_trial_result("0", report)
         progress.on_trial_result(0, [], SimpleNamespace(config={"number": 0}), report)  # type: ignore[arg-type]
         shown = progress._take("running")
@@ -452,3 +453,38 @@ def test_the_end_leads_on_and_cuts_no_number(tmp_path: Path, width: int) -> None
     assert f"{100 * best.value:.2f}%" in text and f"{best.params['lr_scale']:.4g}" in text  # type: ignore[operator]
     modules = re.findall(r"-m ([\w.]+) ", text)
     assert modules == ["tune.confirm", "tune.report", "tune.export", "tensorboard.main"]
+
+
+def the_end_of(run: Run, value_of: Value, **given: Any) -> str:
+    """What is said of a search whose trials reach these accuracies."""
+    Lab(value_of).run(searcher_of(run.study(), run.space, sampler="random", most_trials=12), **given)
+    console = Console(file=io.StringIO(), width=200, soft_wrap=True, markup=False, highlight=False)
+    summarise(run, console)
+    return "\n".join(said_by(console))
+
+
+def test_where_all_trials_diverged_the_end_says_to_lower_the_rate(tmp_path: Path) -> None:
+    text = the_end_of(new_run(tmp_path), lambda params, epoch: math.nan)
+    assert "no trial ran to its end: 12 of 12 diverged" in text
+    assert "--set peak_lr=0.1 (the base has 0.4)" in text and "reaches to lower rates" in text
+    assert "--resume" not in text  # all would diverge again
+
+
+def test_where_trials_failed_the_end_counts_the_reasons(tmp_path: Path) -> None:
+    numbers = iter(range(12))
+
+    def value_of(params: dict[str, Any], epoch: int) -> float:
+        if next(numbers) < 3:
+            raise Failure(f"RuntimeError: no such kernel {HOSTILE}")
+        return math.nan
+
+    text = the_end_of(new_run(tmp_path), value_of)
+    assert re.search(r"9 of 12 diverged, 3 of 12 failed \(RuntimeError: no such kernel \[red\]x", text)
+    assert "--resume" not in text and "\x1b" not in text
+
+
+def test_where_no_trial_has_ended_yet_the_end_says_how_to_go_on(tmp_path: Path) -> None:
+    text = the_end_of(new_run(tmp_path), smooth, kill_at=1)
+    assert "no trial ran to its end" in text and "--resume" in text and "diverged" not in text
+    text = the_end_of(new_run(tmp_path / "another"), lambda params, epoch: math.nan, kill_at=2)
+    assert "1 of 2 diverged" in text and "--set peak_lr" in text and "--resume" in text

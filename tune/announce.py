@@ -1,8 +1,9 @@
 """What a search says before it begins and when it has ended: the plan, the best configs, the commands to go on with."""
 
 import math
+from collections import Counter
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -17,7 +18,8 @@ from tune.results import experiment_named
 from tune.run import Run, final_acc
 from tune.samplers import CELLS_AFTER_SEARCH
 
-BEST = 5  # the most trials that are shown
+BEST = 5  # the most trials that are shown, and the most reasons of failures
+RATES = ("peak_lr", "lr_scale")
 
 
 def extent(run: Run) -> str:
@@ -87,14 +89,13 @@ def _say_where(run: Run, console: Console) -> None:
 
 def summarise(run: Run, console: Console) -> None:
     """The best configs, what they show, and the commands that come next; of an experiment, what its claims came to."""
-    if run.manifest.scale:
-        _summarise_experiment(run, console)
-        return
-    ranking, base = run.ranking(), run.space.base
+    ranking = run.ranking()
     started = len(run.study().get_trials(deepcopy=False))
     if not ranking:
-        resume = resume_command(run.path)
-        console.print(f"no trial ran to the end of its {base.epochs} epochs; continue with: {resume}")
+        _say_why_none_ended(run, console)
+        return
+    if run.manifest.scale:
+        _summarise_experiment(run, console)
         return
     columns, lines = _best_configs(run, ranking)
     title = f"{inert(run.name)}: best of {len(ranking)} full-length trials ({started} started)"
@@ -127,6 +128,28 @@ def summarise(run: Run, console: Console) -> None:
         ("learning curves, images and hyperparameters in a browser", f"tensorboard.main --logdir {path}"),
     ]:
         console.print(f"  {purpose}:\n    {python()} -m {command}")
+
+
+def _say_why_none_ended(run: Run, console: Console) -> None:
+    """That no trial ran to its end, of what they failed, and what to do about it."""
+    trials = run.study().get_trials(deepcopy=False)
+    reasons = Counter(
+        "diverged" if reason.startswith("diverged at ") else f"failed ({inert(reason, 300)})"
+        for reason in (trial.user_attrs.get("reason", "") for trial in trials if trial.state == TrialState.FAIL)
+    )
+    said = ", ".join(f"{count} of {len(trials)} {reason}" for reason, count in reasons.most_common(BEST))
+    console.print(f"no trial ran to its end{': ' if said else ''}{said}")
+    if "diverged" in reasons:
+        base, varied = run.space.base, {*run.space.domains, *(each.field for each in run.space.coordinates)}
+        advice = [
+            f"--set {name}={short(getattr(base, name) / 4)} (the base has {short(getattr(base, name))})"
+            for name in RATES
+            if name not in varied
+        ][:1]
+        advice.append("a space that reaches to lower rates")
+        console.print(f"lower the learning rate in a new run: {', or '.join(advice)}")
+    if not all(trial.state.is_finished() for trial in trials) or not reasons:
+        console.print(f"continue with: {resume_command(run.path)}")
 
 
 def _summarise_experiment(run: Run, console: Console) -> None:
