@@ -39,7 +39,7 @@ def largest_batch(config: Config, num_classes: int, examples: int, device: torch
         )
 
     def fits(batch: int) -> bool:
-        return one_step_fits(replace(config, batch_size=batch), num_classes, examples, device)
+        return few_steps_fit(replace(config, batch_size=batch), num_classes, examples, device)
 
     return _largest_by_trying(fits, config.batch_size, unit, most)
 
@@ -58,16 +58,23 @@ def _largest_by_trying(fits: Callable[[int], bool], start: int, unit: int, most:
     return batch
 
 
-def one_step_fits(config: Config, num_classes: int, examples: int, device: torch.device) -> bool:
-    """Whether a training step and an evaluation on random data run without running out of the device's memory."""
+def few_steps_fit(config: Config, num_classes: int, examples: int, device: torch.device) -> bool:
+    """Whether training steps and an evaluation on random data run without running out of the device's memory.
+
+    Three steps: that of training's warm-up, the first that has the optimiser's state beside it, and one more, for which
+    torch's reserve of a GPU has to serve again.
+    """
     try:
         torch.backends.cudnn.benchmark = device.type == "cuda"  # as in training: the fastest kernels, not the smallest
         data = random_data(max(examples, config.batch_size), num_classes, device)
         state = init_state(config, data, seed=0)
         undo = [tensor.clone() for tensor in state.net.state_dict().values()]  # which training keeps in its warm-up
         inputs = torch.rand(config.batch_size, SIDE_PX, SIDE_PX, CHANNELS, device=device).permute(0, 3, 1, 2)
-        train_step(config, state.net, state.optimizer, inputs, data.train_labels[: config.batch_size])
+        labels = data.train_labels[: config.batch_size]
+        train_step(config, state.net, state.optimizer, inputs, labels)
         del undo
+        for _ in range(2):
+            train_step(config, state.net, state.optimizer, inputs, labels)
         evaluate(state.scored_net, config, data)
     except Exception as error:
         if not ran_out_of_memory(error):
@@ -115,7 +122,7 @@ def report(config: Config, num_classes: int, examples: int, device: torch.device
     total = available_bytes(device)
     trials, share = total // needed, ""
     if device.type == "cuda":
-        fits = one_step_fits(config, num_classes, examples, device)
+        fits = few_steps_fit(config, num_classes, examples, device)
         free, total = torch.cuda.mem_get_info(device)
         needed = total - free if fits else needed  # with torch's reserve and the process's own
         trials = total // needed if fits else 0

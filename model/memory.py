@@ -18,15 +18,17 @@ from model.evaluate import EVAL_BATCH
 from model.layers import Celu
 from model.machine import available_memory_bytes
 from model.meter import DTYPES
-from model.net import WHITEN_IMAGES, build_net
+from model.net import WHITEN_CHUNK, WHITEN_IMAGES, build_net
 
 GIB = 2**30
 IMAGE_BYTES = SIDE_PX * SIDE_PX * CHANNELS
 FLOAT_BYTES = 4
 MANY = 1_000_000  # images of a batch beside which the weights weigh nothing
-CPU_BYTES = 110 * 2**20
-"""What training takes on CPUs besides its tensors. Measured: the libraries' first use 20-70 MiB; blocks of less than
-32 MiB in glibc's heap, which it can't give back at once, 5-160 MiB."""
+CPU_BYTES = 90 * 2**20
+"""What training takes on CPUs besides its tensors: the libraries' first use."""
+HEAP_FACTOR = 1.7
+"""Bytes of glibc's heap for each byte of the tensors that come and go, measured together with `CPU_BYTES`. Blocks of
+many sizes leave holes that fit none of the next ones: over 33 steps the heap grows by up to a half, then hardly."""
 PROCESS_BYTES = 590 * 2**20  # of a Python process that has imported torch, measured
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "_ALLOC_FAILED")
@@ -48,9 +50,10 @@ class Needs:
     """from start to end: data set, weights, gradients, optimiser, moving average, the copy that undoes the warm-up
     step, and `CPU_BYTES`"""
     per_image: int
-    """at the worst moment of a training step, for each image of the batch"""
+    """at the worst moment of a training step, for each image of the batch, with the heap's holes"""
     passing: int
-    """at the worst of the moments that don't depend on the batch: evaluation, the update of the weights, whitening"""
+    """at the worst of the moments that don't depend on the batch: evaluation, the update of the weights, whitening;
+    with the heap's holes"""
 
     def of_batch(self, batch_size: int) -> int:
         return self.held + max(self.per_image * batch_size, self.passing)
@@ -66,8 +69,10 @@ def ran_out_of_memory(error: Exception) -> bool:
 def keep_freed_memory() -> None:
     """Let this process keep what its tensors free for the next ones, where the C library is glibc.
 
-    By default each large block goes back to the system, which hands it out again page by page, zeroed: at width 16 a
-    fifth of a training step on CPUs.
+    By default each large block goes back to the system, which hands it out again page by page, zeroed: at width 16 with
+    batches of 512 that made a step of s0 take 580 ms instead of 430 (one thread of an AMD EPYC of family 26, virtual).
+    With blocks of 4 MiB or more taken from the system there are no holes in the heap (`HEAP_FACTOR`), but a step took
+    880 ms, and 500 ms where torch asks for huge pages; so holes are put up with.
     """
     with suppress(OSError, AttributeError):  # no glibc
         libc = ctypes.CDLL("libc.so.6")
@@ -86,7 +91,8 @@ def release_freed_memory() -> None:
 def needed_bytes(config: Config, num_classes: int, examples: int) -> int:
     """Memory that training takes on CPUs, without training: what one trial adds to a process that has imported torch.
 
-    Within 20% of the peak RSS measured for s0, s8 and dawn at widths 16 and 32, batches of 128 and 512, fp32 and bf16.
+    From 6% below to 34% above the peak RSS measured over 33 to 300 steps for s0, s8, dawn and resnet20 at widths 8 to
+    32, batches of 128 to 512, fp32 and bf16 (AMD EPYC of family 26, glibc 2.36).
 
     Args:
         examples: images of the data set, which stays on the device. 0 leaves it out.
@@ -101,11 +107,16 @@ def needs_of(config: Config, num_classes: int, examples: int) -> Needs:
     _lower(net, DTYPES[config.precision])
     kept = weights * (2 if config.ema_decay else 1)
     held = CPU_BYTES + examples * IMAGE_BYTES + 2 * kept + trained * (1 + OPTIMIZER_COPIES[config.solver])
-    whitening = 3 * FLOAT_BYTES * IMAGE_BYTES * min(WHITEN_IMAGES, examples) if config.whiten else 0
+    normalised = FLOAT_BYTES * IMAGE_BYTES * min(WHITEN_IMAGES, examples)
+    patches = FLOAT_BYTES * CHANNELS * config.whiten_px**2 * (SIDE_PX - config.whiten_px + 1) ** 2
+    # The patches of a chunk, a copy of them, and those of the chunk before.
+    whitening = 3 * patches * min(WHITEN_CHUNK, examples) if config.whiten else 0
+    fitting = normalised + whitening if config.whiten or config.norm == "frozen" else 0
     with torch.no_grad():
         scoring = _peak_bytes_per_image(config, net.eval()) * EVAL_BATCH
     # The update makes one more copy of what it adds to the weights.
-    return Needs(held, _peak_bytes_per_image(config, net.train()), max(trained, scoring, whitening))
+    passing = max(trained, scoring, fitting)
+    return Needs(held, int(HEAP_FACTOR * _peak_bytes_per_image(config, net.train())), int(HEAP_FACTOR * passing))
 
 
 def _meta_net(config: Config, num_classes: int) -> nn.Module:
@@ -206,7 +217,7 @@ def _at_most_bytes(config: Config, examples: int) -> int:
     layers = int(config.net.removeprefix("resnet")) if config.net in RESNETS else 20
     weights = 150 * layers * (config.width + 4) ** 2 * FLOAT_BYTES
     activation = 2 * (config.width + 32) * SIDE_PX**2 * FLOAT_BYTES
-    passing = activation * max(layers * config.batch_size, 20 * EVAL_BATCH)
+    passing = int(HEAP_FACTOR * activation * max(layers * config.batch_size, 20 * EVAL_BATCH))
     return CPU_BYTES + examples * IMAGE_BYTES + 8 * weights + passing
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from model.config import RESNETS, Config
 from model.layers import Celu, EverySecond, FrozenNorm, GhostNorm, Interleaved, MaxAndMean, Residual, Scale, Subsample
 
-WHITEN_IMAGES = 10_000
+WHITEN_IMAGES, WHITEN_CHUNK = 10_000, 500  # in all, and whose patches are taken at once
 POOL_ORDERS = {  # Config.pool_place
     "last": ("conv", "norm", "act", "pool"),
     "before_act": ("conv", "norm", "pool", "act"),  # both are monotone: the same result, a quarter of the work
@@ -291,7 +291,7 @@ def whitening_filters(images: torch.Tensor, px: int = 3, eps: float = 1e-2) -> t
     size = 3 * px**2
     count = len(images) * (images.shape[2] - px + 1) ** 2
     moment = torch.zeros(size, size, dtype=torch.float64, device=images.device)
-    for chunk in images.split(500):
+    for chunk in images.split(WHITEN_CHUNK):
         patches = nn.functional.unfold(chunk, px).transpose(0, 1).flatten(1)  # [size, count]
         moment += (patches @ patches.T).double()
     eigenvalues, eigenvectors = torch.linalg.eigh(moment / (count - 1))
