@@ -18,6 +18,8 @@ from rich.console import Console
 
 import tune.progress
 from model.command import Stopped
+from model.config import InputError
+from tune import confirm, export
 from tune.announce import summarise
 from tune.lines import BLOCKS, duration, inert, spark
 from tune.panel import View
@@ -468,6 +470,9 @@ def test_where_all_trials_diverged_the_end_says_to_lower_the_rate(tmp_path: Path
     assert "no trial ran to its end: 12 of 12 diverged" in text
     assert "--set peak_lr=0.1 (the base has 0.4)" in text and "reaches to lower rates" in text
     assert "--resume" not in text  # all would diverge again
+    for command in (confirm, export):
+        with pytest.raises(InputError, match=r"nothing to \w+: no trial ran to its end: 12 of 12 diverged; lower the"):
+            command.main(command.Options(str(tmp_path / "first")))  # type: ignore[attr-defined]
 
 
 def test_where_trials_failed_the_end_counts_the_reasons(tmp_path: Path) -> None:

@@ -79,6 +79,11 @@ def test_a_search_that_ended(run: Run, state: str, said: str) -> None:
     assert ("tune.confirm" if state == "finished" else "--resume") in status.next[1]
 
 
+def test_a_search_of_which_no_trial_ran_to_its_end_leaves_nothing_to_confirm(run: Run) -> None:
+    mine(state="finished", counts={"failed": 12}).write(run.path)
+    assert look(str(run.path)).next == []
+
+
 def test_a_search_that_is_being_resumed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     mine(pid=1).write(run.path)
     started_as(monkeypatch, "tune.search")

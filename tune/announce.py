@@ -92,7 +92,7 @@ def summarise(run: Run, console: Console) -> None:
     ranking = run.ranking()
     started = len(run.study().get_trials(deepcopy=False))
     if not ranking:
-        _say_why_none_ended(run, console)
+        console.print("\n".join(why_none_ended(run)))
         return
     if run.manifest.scale:
         _summarise_experiment(run, console)
@@ -130,15 +130,15 @@ def summarise(run: Run, console: Console) -> None:
         console.print(f"  {purpose}:\n    {python()} -m {command}")
 
 
-def _say_why_none_ended(run: Run, console: Console) -> None:
-    """That no trial ran to its end, of what they failed, and what to do about it."""
+def why_none_ended(run: Run) -> list[str]:
+    """That no trial ran to its end, of what they failed, and what to do about it, on a line each."""
     trials = run.study().get_trials(deepcopy=False)
     reasons = Counter(
         "diverged" if reason.startswith("diverged at ") else f"failed ({inert(reason, 300)})"
         for reason in (trial.user_attrs.get("reason", "") for trial in trials if trial.state == TrialState.FAIL)
     )
     said = ", ".join(f"{count} of {len(trials)} {reason}" for reason, count in reasons.most_common(BEST))
-    console.print(f"no trial ran to its end{': ' if said else ''}{said}")
+    lines = [f"no trial ran to its end{': ' if said else ''}{said}"]
     if "diverged" in reasons:
         base, varied = run.space.base, {*run.space.domains, *(each.field for each in run.space.coordinates)}
         advice = [
@@ -147,9 +147,10 @@ def _say_why_none_ended(run: Run, console: Console) -> None:
             if name not in varied
         ][:1]
         advice.append("a space that reaches to lower rates")
-        console.print(f"lower the learning rate in a new run: {', or '.join(advice)}")
+        lines.append(f"lower the learning rate in a new run: {', or '.join(advice)}")
     if not all(trial.state.is_finished() for trial in trials) or not reasons:
-        console.print(f"continue with: {resume_command(run.path)}")
+        lines.append(f"continue with: {resume_command(run.path)}")
+    return lines
 
 
 def _summarise_experiment(run: Run, console: Console) -> None:

@@ -77,7 +77,9 @@ def main(options: Options) -> None:
         )
     ranking = run.ranking()
     if not ranking:
-        raise InputError(f"{options.run} has no trial that ran to the end: nothing to confirm; continue the search")
+        from tune.announce import why_none_ended  # takes a second to load
+
+        raise InputError(f"{options.run}: nothing to confirm: {'; '.join(why_none_ended(run))}")
     dataset = run.dataset(options.data)
     if options.threads is not None:
         torch.set_num_threads(options.threads)

@@ -48,7 +48,9 @@ def main(options: Options) -> None:
     rows = {row["trial"]: row for row in confirm.get("rows", [])}  # best mean first
     trials = _ranked(run, confirm, rows)[: options.top]
     if not trials:
-        raise InputError(f"{options.run} has no trial that ran to the end: nothing to export; continue the search")
+        from tune.announce import why_none_ended  # takes a second to load
+
+        raise InputError(f"{options.run}: nothing to export: {'; '.join(why_none_ended(run))}")
     nets = _nets(run, trials, rows) if options.weights else {}
     if options.as_base:
         _check_base(run, trials[0])

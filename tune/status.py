@@ -259,7 +259,8 @@ def _next(status: Status, run: Path | str, is_experiment: bool) -> list[str]:
     if status.state == "finished":
         if is_experiment and isinstance(run, Path):
             return ["what was found:", f"  {python()} -m tune.report {quoted(run)}"]
-        if status.confirmed or not isinstance(run, Path):
+        nothing_ended = status.snapshot is not None and not status.snapshot.counts.get("done")
+        if status.confirmed or nothing_ended or not isinstance(run, Path):
             return []
         return ["which is really better:", f"  {python()} -m tune.confirm {quoted(run)} --top 3 --seeds 4"]
     return ["go on with:", f"  {resume_command(run)}"]
