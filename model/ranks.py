@@ -19,8 +19,8 @@ import torch.distributed as dist
 from model.command import STOP_SIGNALS
 from model.config import Config, InputError
 from model.data import Dataset, DeviceData, to_device
-from model.memory import OutOfMemory, ran_out_of_memory
-from model.train import EpochMetrics, best_device, check_batch, init_state, train
+from model.memory import OutOfMemory, ran_out_of_memory, release_freed_memory
+from model.train import EpochMetrics, TrainState, best_device, check_batch, init_state, train
 
 TIMED_EPOCHS, TIMED_STEPS = 4, 4
 CPU = torch.device("cpu")
@@ -160,6 +160,8 @@ def _rank_main(
         pipe.send((None, _portable(error)))
         return
     pipe.send((None, None))
+    state: TrainState | None = None
+    epochs: Iterator[EpochMetrics] = iter(())
     while True:
         try:
             message = pipe.recv()
@@ -168,6 +170,8 @@ def _rank_main(
         try:
             if message[0] == "start":
                 _, config, seed, saved = message
+                state, epochs = None, iter(())  # frees the net of the run before
+                release_freed_memory()
                 state = init_state(config, data, seed)
                 if saved:
                     state.load_state_dict(torch.load(io.BytesIO(saved), map_location=device, weights_only=True))
@@ -175,7 +179,7 @@ def _rank_main(
                 answer: Any = None
             else:
                 metrics = next(epochs, None)
-                answer = (metrics, _packed(state.state_dict())) if metrics and rank == 0 else None
+                answer = (metrics, _packed(state.state_dict())) if state and metrics and rank == 0 else None
         except Exception as error:
             pipe.send((None, _portable(error)))
         else:

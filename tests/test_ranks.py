@@ -79,7 +79,7 @@ def test_a_dead_rank_ends_the_run_with_its_name_and_leaves_no_process() -> None:
 
 
 def test_a_rank_that_fails_as_it_starts_says_why() -> None:
-    """The second line of what was raised is left out; a process that dies before it is up has its exit code only."""
+    """What it raised, rather than the exit code of its process."""
     with (
         Ranks(replace(DATA, mean=("grey",) * 3), 2, threads=1) as ranks,  # type: ignore[arg-type]
         pytest.raises(RankError, match=r"^rank \d of 2: (Type|Value)Error: .*"),
