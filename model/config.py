@@ -11,6 +11,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from model.files import read_json, write_whole
+
 CONFIG_VERSION = 1
 LAYER_SETS = ("none", "1", "2", "3", "12", "13", "23", "123")
 LADDER = ("shortcut", "shortcut_tidy", "strided", "pooled")
@@ -297,7 +299,7 @@ def load_config(path: Path) -> Config:
         InputError: no such file, not JSON, another version, unknown fields or bad values.
     """
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
     except OSError as error:
         raise InputError(f"config file {path} can't be read: {error.strerror}") from error
     except ValueError as error:
@@ -317,10 +319,12 @@ def load_config(path: Path) -> Config:
 
 
 def save_config(path: Path, config: Config, **provenance: Any) -> None:
-    """Write `config` as JSON that `load_config` reads, whole or not at all; `provenance` says where it comes from."""
+    """Write `config` as JSON that `load_config` reads, whole or not at all; `provenance` says where it comes from.
+
+    Raises:
+        OSError: it can't be written.
+    """
     content = {"version": CONFIG_VERSION, "config": config.to_dict()}
     if provenance:
         content["provenance"] = provenance
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(path)
+    write_whole(path, json.dumps(content, indent=2) + "\n")

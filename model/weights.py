@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from model.config import Config, InputError
 from model.data import Dataset
+from model.files import parse_json, write_whole
 from model.net import build_net
 
 WEIGHTS_VERSION = 1
@@ -67,14 +68,7 @@ def save_weights(
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state_dict.items()
     }
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        save_file(tensors, temporary, metadata)
-        temporary.replace(path)
-    except SafetensorError as error:
-        raise OSError(f"{path} can't be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, save(tensors, metadata))
 
 
 def load_weights(path: Path) -> tuple[nn.Module, Record]:
@@ -136,7 +130,7 @@ def _record(path: Path, metadata: Mapping[str, str]) -> Record:
             f"tune.confirm or tune.export --weights wrote"
         )
     try:
-        content = {key: json.loads(value) for key, value in metadata.items() if key != "format"}
+        content = {key: parse_json(value) for key, value in metadata.items() if key != "format"}
         if content["version"] != WEIGHTS_VERSION:
             raise InputError(f"version {content['version']!r}: this program reads version {WEIGHTS_VERSION}")
         classes, mean, std = content["classes"], content["mean"], content["std"]
@@ -156,5 +150,5 @@ def _record(path: Path, metadata: Mapping[str, str]) -> Record:
         )
     except InputError as error:
         raise InputError(f"weights {path}, header: {error}") from error
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(f"weights {path} have a damaged header ({error}): export them again") from error

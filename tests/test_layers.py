@@ -44,8 +44,8 @@ def test_imports_run_one_way(file: Path) -> None:
             if module not in ("model.config", "model.recipes") and top(module) != "search_spaces"
         }
         assert {top(module) for module in rest} <= sys.stdlib_module_names
-    if file in (REPO / "model" / "config.py", REPO / "model" / "recipes.py"):
-        assert {top(module) for module in modules - {"model.config"}} <= sys.stdlib_module_names
+    if file in [REPO / "model" / f"{name}.py" for name in ("config", "files", "recipes")]:
+        assert {top(module) for module in modules - {"model.config", "model.files"}} <= sys.stdlib_module_names
 
 
 def test_a_space_is_read_without_torch() -> None:

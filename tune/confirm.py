@@ -26,9 +26,11 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedC
 from model.command import run_command
 from model.config import InputError
 from model.data import Dataset, describe
+from model.files import parse_json, typed_dict, write_whole
 from model.train import EpochMetrics
 from model.weights import save_weights
 from tune.confirm_table import show
+from tune.confirmed import FILE
 from tune.evidence import ALPHA
 from tune.halving import Race
 from tune.limits import epoch_flops
@@ -40,6 +42,8 @@ from tune.tensorboard import confirm_events
 from tune.verdict import candidate_row, first_shares, verdict
 
 VERSION = 1
+RESULT = {"trial": int, "seed": int, "acc": float, "train_s": float, "diverged": bool}
+"""what a line of runs.jsonl has at least"""
 
 
 @dataclass(frozen=True)
@@ -292,9 +296,7 @@ class Confirmation:
             "rows": rows,
             "verdict": verdict(self.race, rows, self._full_trials),
         }
-        temporary = self._run.path / "confirm" / "confirm.json.tmp"
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
-        temporary.replace(self._run.path / "confirm" / "confirm.json")
+        write_whole(self._run.path / FILE, json.dumps(content, indent=2) + "\n")
         return content
 
 
@@ -305,7 +307,8 @@ def weights_file(number: int) -> Path:
 
 def _lines(file: Path) -> list[dict[str, Any]]:
     try:
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        lines = file.read_bytes().splitlines() if file.exists() else []
+        return [typed_dict(RESULT, parse_json(line), needed=RESULT) for line in lines]
     except ValueError as error:
         raise InputError(f"{file} is damaged ({error}): take the damaged line out, its training is repeated") from error
 

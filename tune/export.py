@@ -1,7 +1,6 @@
 """`python -m tune.export RUN`: the best configs of a run as JSON files that `model.train` runs, with the weights that
 `tune.confirm` trained, or as the base of the next search."""
 
-import json
 import shlex
 import shutil
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from model.command import printable, run_command
 from model.config import InputError, save_config
 from model.weights import Record, load_weights
 from tune.commands import python, quoted
+from tune.confirmed import FILE, read_confirm
 from tune.mirror import run_folder
 from tune.model_card import model_card
 from tune.run import Run, final_acc
@@ -95,14 +95,11 @@ def _command(module_and_arguments: Sequence[str | Path]) -> str:
 
 def _confirm(run: Run) -> dict[str, Any]:
     """What confirm.json holds; nothing before tune.confirm has run."""
-    file = run.path / "confirm" / "confirm.json"
     try:
-        confirm = json.loads(file.read_text()) if file.exists() else {}
-        if not all({"trial", "mean_acc", "n"} <= row.keys() for row in confirm.get("rows", [])):
-            raise ValueError("a row lacks trial, mean_acc or n")
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+        return read_confirm(run.path) or {}
+    except (OSError, ValueError) as error:
+        file = run.path / FILE
         raise InputError(f"{file} is damaged ({error}): run tune.confirm again, which keeps its trainings") from error
-    return dict(confirm)
 
 
 def _ranked(run: Run, confirm: dict[str, Any], rows: dict[int, dict[str, Any]]) -> list[FrozenTrial]:

@@ -13,7 +13,6 @@ A checkpoint may be older or newer than the metrics: epochs trained again are no
 brings its own history. Half-written lines are cut off by `repair`. run.json makes a folder a run, so it comes last.
 """
 
-import json
 import os
 import shutil
 import threading
@@ -26,6 +25,7 @@ from pyarrow import ArrowException, fs
 from rich.console import Console
 
 from model.config import InputError
+from model.files import parse_json, typed
 from tune.checkpoint import CHECKPOINT
 from tune.run import Run
 from tune.storage import Storage, first_line
@@ -186,7 +186,7 @@ def fetch(uri: str, runs_dir: Path, console: Console) -> Path:
         if journal is None or manifest is None:
             raise InputError(f"{uri} holds no run: give the URI of one, such as s3://bucket/prefix/name")
         if path.exists():
-            _check_same(Run(path), json.loads(manifest), journal, uri)
+            _check_same(Run(path), manifest, journal, uri)
             console.print(f"{path} is used: it has all that {uri} has")
             return path
         partial = runs_dir / f"{name}.partial"
@@ -197,8 +197,6 @@ def fetch(uri: str, runs_dir: Path, console: Console) -> Path:
                 _bring(storage, file, info, partial)
     except (OSError, ArrowException) as error:
         raise InputError(f"{uri} can't be fetched to {runs_dir}: {first_line(error)}") from error
-    except ValueError as error:
-        raise InputError(f"{uri} is damaged: its run.json is no JSON ({error})") from error
     (partial / "trials").mkdir(exist_ok=True)
     (partial / JOURNAL).write_bytes(journal[: journal.rfind(b"\n") + 1])
     (partial / MANIFEST).write_bytes(manifest)
@@ -222,12 +220,16 @@ def check_copy(run: Run, storage: Storage) -> None:
     """
     journal, manifest = storage.read(JOURNAL), storage.read(MANIFEST)
     if manifest is not None:
-        _check_same(run, json.loads(manifest), journal or b"", storage.uri)
+        _check_same(run, manifest, journal or b"", storage.uri)
 
 
-def _check_same(run: Run, manifest: dict[str, Any], journal: bytes, uri: str) -> None:
+def _check_same(run: Run, manifest: bytes, journal: bytes, uri: str) -> None:
     here = vars(run.manifest)
-    if any(here[key] != manifest.get(key) for key in ("created", "space", "fingerprint", "seed")):
+    try:
+        there: dict[str, Any] = typed(dict[str, Any], parse_json(manifest))
+    except ValueError as error:
+        raise InputError(f"{uri} is damaged: its run.json is no JSON object ({error})") from error
+    if any(here[key] != there.get(key) for key in ("created", "space", "fingerprint", "seed")):
         raise InputError(f"{uri} is another run than {run.path}: give another --storage, --name or --runs-dir")
     if not (run.path / JOURNAL).read_bytes().startswith(journal[: journal.rfind(b"\n") + 1]):
         raise InputError(

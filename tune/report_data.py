@@ -1,9 +1,8 @@
 """What a report reads of a run folder: all that is whole, and in words what is missing. It writes and locks nothing."""
 
 import io
-import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,16 @@ from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from model.config import InputError, load_config
+from model.files import parse_json, typed_dict
+from tune.confirmed import read_confirm
 from tune.limits import epoch_flops, same_shape
 from tune.objective import front
 from tune.run import Run
 
 DONE, STOPPED, FAILED, RUNNING = "full length", "stopped", "failed", "under way or waiting"
 STATES = {TrialState.COMPLETE: DONE, TrialState.PRUNED: STOPPED, TrialState.FAIL: FAILED}
+EPOCH = {"epoch": int, "acc": float | None, "ended_s": float, "began_s": float, "train_s": float | None, "pid": int}
+"""of a line of metrics.jsonl"""
 CLASSES = 10  # where confirm.json doesn't say it; the last layer is less than a thousandth of the arithmetic
 
 
@@ -127,7 +130,7 @@ class _Journal(BaseJournalBackend):
             return  # a search may be writing: later lines belong to the next report
         with self._file.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
-                entry = _parsed(line)
+                entry = _parsed(line, {})
                 if entry is None:
                     rest = sum(1 for _ in lines)
                     whole = line.endswith(b"\n")
@@ -234,8 +237,8 @@ def _add_metrics(run: Run, trials: list[Seen], missing: list[str]) -> None:
             continue
         epochs = []
         for line in lines:
-            entry = _parsed(line)
-            if entry is None or not {"epoch", "acc", "ended_s"} <= entry.keys():
+            entry = _parsed(line, EPOCH, needed=("epoch", "acc", "ended_s"))
+            if entry is None:
                 cut += 1
                 break
             epochs.append(entry)
@@ -268,8 +271,12 @@ def _take(trial: Seen, epochs: list[dict[str, Any]]) -> None:
 
 
 def _confirm(run: Run, missing: list[str]) -> dict[str, Any] | None:
-    file = run.path / "confirm" / "confirm.json"
-    if not file.is_file():
+    try:
+        content = read_confirm(run.path)
+    except (OSError, ValueError) as error:
+        missing.append(f"confirm.json is damaged ({error}): run tune.confirm again, it keeps its runs")
+        return None
+    if content is None:
         under_way = run.path / "confirm" / "runs.jsonl"
         if under_way.is_file():
             count = under_way.read_bytes().count(b"\n")
@@ -277,22 +284,12 @@ def _confirm(run: Run, missing: list[str]) -> dict[str, Any] | None:
                 f"confirm.json is not there yet: a confirmation is under way or broke off, {count} runs done"
             )
         return None
-    try:
-        content = json.loads(file.read_text())
-        rows = [
-            {**row, "n": int(row["n"]), "trial": int(row["trial"]), "mean_acc": float(row["mean_acc"])}
-            for row in content["rows"]
-        ]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        missing.append(f"confirm.json is damaged ({type(error).__name__}): run tune.confirm again, it keeps its runs")
-        return None
-    return {**content, "rows": rows} if rows else None
+    return content if content["rows"] else None
 
 
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    """A line of JSON, or None where it is damaged or not whole."""
+def _parsed(line: bytes, kinds: Mapping[str, Any], needed: Iterable[str] = ()) -> dict[str, Any] | None:
+    """The object in a line of JSON, of these types; None where it is damaged or not whole."""
     try:
-        entry = json.loads(line)
+        return typed_dict(kinds, parse_json(line), needed) if line.endswith(b"\n") else None
     except ValueError:
         return None
-    return entry if line.endswith(b"\n") and isinstance(entry, dict) else None

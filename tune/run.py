@@ -34,6 +34,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from model.config import Config, InputError
 from model.data import Dataset, hold_out, take
+from model.files import read_json, typed_dict, write_whole
 from model.machine import usable_cores
 from model.sources import load
 from search_spaces.space import SearchSpace
@@ -151,7 +152,7 @@ class Run:
         if not file.is_file():
             raise InputError(f"{path} is not a run folder: it has no run.json; name a folder that tune.search made")
         try:
-            content = json.loads(file.read_text())
+            content = read_json(file)
             if content["version"] != MANIFEST_VERSION:
                 raise InputError(f"{file} has version {content['version']}: this program reads {MANIFEST_VERSION}")
             unknown = [name for name in content if name not in {each.name for each in fields(Manifest)}]
@@ -160,11 +161,12 @@ class Run:
                     f"{file} says {', '.join(unknown)}, which this program doesn't know: a newer version made it; "
                     f"go on with that one"
                 )
-            self.manifest = Manifest(**content)
+            kinds = {field.name: field.type for field in fields(Manifest)}
+            self.manifest = Manifest(**typed_dict(kinds, content))
             self.space = SearchSpace.from_dict(self.manifest.space)
         except InputError:
             raise
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(f"{file} is damaged ({error}): restore it from a copy, or start a new run") from error
 
     @property
@@ -318,9 +320,7 @@ def _storage(folder: Path) -> JournalStorage:
 
 
 def _write_manifest(path: Path, manifest: Manifest) -> None:
-    temporary = path / "run.json.tmp"
-    temporary.write_text(json.dumps(vars(manifest), indent=2) + "\n")
-    temporary.replace(path / "run.json")
+    write_whole(path / "run.json", json.dumps(vars(manifest), indent=2) + "\n")
 
 
 def repair(run: Run) -> list[str]:

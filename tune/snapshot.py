@@ -2,10 +2,11 @@
 whoever looks from elsewhere: it is small and read at once, where the study of a large run takes minutes to load."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Any, get_args, get_origin
+from typing import Any
+
+from model.files import parse_json, typed, write_whole
 
 FILE = "status.json"
 VERSION = 1
@@ -80,9 +81,7 @@ class Snapshot:
         Raises:
             OSError: it can't be written.
         """
-        temporary = folder / f"{FILE}.tmp"
-        temporary.write_text(json.dumps(asdict(self)) + "\n")
-        temporary.replace(folder / FILE)
+        write_whole(folder / FILE, json.dumps(asdict(self)) + "\n")
 
 
 def parse(text: str | bytes) -> Snapshot:
@@ -91,17 +90,11 @@ def parse(text: str | bytes) -> Snapshot:
     Raises:
         ValueError: it is none, or one of another version.
     """
-    try:
-        content = json.loads(text, parse_constant=_refuse)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+    content = parse_json(text, constant=_refuse)
     version = content.get("version") if isinstance(content, dict) else None
     if isinstance(version, int) and version != VERSION:
         raise ValueError(f"it has version {version}: this program reads {VERSION}")
-    try:
-        snapshot: Snapshot = _as(Snapshot, content)
-    except OverflowError as error:
-        raise ValueError("a number in it is too large") from error
+    snapshot: Snapshot = typed(Snapshot, content)
     if snapshot.state not in STATES:
         raise ValueError("its state is unknown")
     if any(len(point) != 2 for point in snapshot.curve):
@@ -111,23 +104,3 @@ def parse(text: str | bytes) -> Snapshot:
 
 def _refuse(constant: str) -> float:
     raise ValueError(f"{constant} is no number")
-
-
-def _as(kind: Any, value: Any, name: str = "it") -> Any:
-    """A value from JSON as a field's type: one of ours, list, dict, `X | None` or a plain type."""
-    origin, inner = get_origin(kind), get_args(kind)
-    if kind is Any or (origin is UnionType and value is None):
-        return value
-    if origin is UnionType:
-        return _as(inner[0], value, name)
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not (dict if kind in (Snapshot, Row) else origin or kind):
-        raise ValueError(f"{name} is missing or of another type")
-    if kind in (Snapshot, Row):
-        return kind(**{each.name: _as(each.type, value.get(each.name), each.name) for each in fields(kind)})
-    if origin is list:
-        return [_as(inner[0], each, name) for each in value]
-    if origin is dict:
-        return {key: _as(inner[1], each, name) for key, each in value.items()}
-    return value

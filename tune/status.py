@@ -4,7 +4,6 @@ It reads the small records that a search and tune.confirm leave in the run folde
 folder's lock. Nothing of what makes a search is loaded, and nothing is written.
 """
 
-import json
 import math
 import os
 import platform
@@ -23,6 +22,7 @@ from rich.text import Text
 
 from model.command import Stopped, run_command
 from model.config import InputError
+from model.files import parse_json
 from tune.commands import python, quoted, resume_command
 from tune.lines import duration, inert, percent
 from tune.lock import NoLocks, Owner, owner
@@ -124,7 +124,7 @@ def look(run: str) -> Status:
     folder = None if "://" in run else Path(run).absolute()
     try:
         read = _reader(run, folder)
-        manifest, manifest_fault = _parsed(read, "run.json", json.loads)
+        manifest, manifest_fault = _parsed(read, "run.json", parse_json)
         snapshot, fault = _parsed(read, FILE, parse)
         confirmed = confirm_lines(read)
         holder, local = None, folder is not None
@@ -183,7 +183,7 @@ def _parsed(read: Read, name: str, parser: Callable[[bytes], Any]) -> tuple[Any,
     content = read(name)
     try:
         return (None if content is None else parser(content)), ""
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         return None, f"{name} is damaged ({inert(error)})"
 
 
@@ -268,7 +268,7 @@ def _next(status: Status, run: Path | str, is_experiment: bool) -> list[str]:
 
 def confirm_lines(read: Read) -> list[str]:
     """What tune.confirm has found so far: a title, a line for each config, the verdict. Empty before it has run."""
-    content, fault = _parsed(read, "confirm/confirm.json", json.loads)
+    content, fault = _parsed(read, "confirm/confirm.json", parse_json)
     lines, seen = [fault] if fault else [], 0
     content = content if isinstance(content, dict) else {}
     rows = content.get("rows")

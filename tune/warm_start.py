@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from model.config import InputError
+from model.files import read_json, write_whole
 from search_spaces.space import SearchSpace
 from tune.cube import shares_of
 from tune.gp import how_far
@@ -59,7 +60,7 @@ def collect(paths: tuple[Path, ...], space: SearchSpace, fingerprint: str, conso
 
 
 def save(folder: Path, runs: list[dict[str, Any]]) -> None:
-    (folder / FILE).write_text(json.dumps(runs, indent=1) + "\n")
+    write_whole(folder / FILE, json.dumps(runs, indent=1) + "\n")
 
 
 def names(run: Run) -> list[str]:
@@ -69,14 +70,21 @@ def names(run: Run) -> list[str]:
 
 
 def load(run: Run) -> list[Earlier]:
-    """What `save` wrote, as the model takes it; empty if the run began without."""
+    """What `save` wrote, as the model takes it; empty if the run began without.
+
+    Raises:
+        InputError: the file is damaged.
+    """
     file = run.path / FILE
     if not file.is_file():
         return []
     found = []
-    for earlier in json.loads(file.read_text()):
-        observations = earlier["observations"]
-        s = how_far(np.array([each["share"] for each in observations]), run.space.base.epochs)
-        shares = [shares_of(run.space, each["params"]) for each in observations]
-        found.append(list(zip(shares, s, [each["acc"] for each in observations], strict=True)))
+    try:
+        for earlier in read_json(file):
+            observations = earlier["observations"]
+            s = how_far(np.array([each["share"] for each in observations]), run.space.base.epochs)
+            shares = [shares_of(run.space, each["params"]) for each in observations]
+            found.append(list(zip(shares, s, [float(each["acc"]) for each in observations], strict=True)))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{file} is damaged ({error}): restore it from a copy, or start a new run") from error
     return found
