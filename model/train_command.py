@@ -1,8 +1,10 @@
 """`python -m model.train`: train one config, print a line per epoch and what it took."""
 
+import io
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +14,7 @@ import tyro
 
 from model.config import Config, InputError, save_config
 from model.data import Dataset, describe, hold_out, take, to_device
+from model.files import write_whole
 from model.meter import describe_summary, slow_precision, summary
 from model.profile import describe_profile, profile
 from model.ranks import Ranks
@@ -68,11 +71,9 @@ def main(options: Options) -> None:
         print(describe_profile(profile(config, data), config, len(data.train_labels)))
         return
     if options.out:
-        try:
-            options.out.mkdir(parents=True)
-        except OSError as error:
-            raise InputError(f"--out {options.out}: {error.strerror}; name a new folder") from error
-        save_config(options.out / "config.json", config, seed=options.seed, dataset=dataset.name, split=options.split)
+        with _out(options.out) as out:
+            out.mkdir(parents=True)
+            save_config(out / "config.json", config, seed=options.seed, dataset=dataset.name, split=options.split)
     history: list[EpochMetrics] = []
     for metrics, state in _epochs(config, dataset, device, options.ranks, threads, options.seed):
         history.append(metrics)
@@ -83,16 +84,32 @@ def main(options: Options) -> None:
             flush=True,
         )
         if options.out:
-            with (options.out / "metrics.jsonl").open("a") as lines:
-                print(json.dumps(asdict(metrics)), file=lines)
-            torch.save(state["ema"] or state["net"], options.out / "weights.pt")
+            weights = io.BytesIO()
+            torch.save(state["ema"] or state["net"], weights)
+            with _out(options.out) as out:
+                write_whole(out / "weights.pt", weights.getvalue())
+                write_whole(out / "metrics.jsonl", "".join(f"{json.dumps(asdict(each))}\n" for each in history))
     counts = len(dataset.classes), len(dataset.train_labels)
     found = summary(config, *counts, history, device, options.target_acc, options.ranks)
     print(describe_summary(found))
     if options.out:
-        (options.out / "summary.json").write_text(json.dumps(found, indent=2) + "\n")
+        with _out(options.out) as out:
+            write_whole(out / "summary.json", json.dumps(found, indent=2) + "\n")
     if history[-1].diverged:
         sys.exit("training diverged: the loss is no longer finite; lower peak_lr or lr_scale")
+
+
+@contextmanager
+def _out(folder: Path) -> Iterator[Path]:
+    """The folder of --out, to write into; what is there already stays.
+
+    Raises:
+        InputError: it can't be written, or it exists and is made here.
+    """
+    try:
+        yield folder
+    except OSError as error:
+        raise InputError(f"--out {folder}: {error.strerror}; name a new folder that can be written") from error
 
 
 def _epochs(

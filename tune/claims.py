@@ -19,6 +19,7 @@ from rich.text import Text
 
 from model.command import run_command
 from model.config import InputError
+from model.files import write_whole
 from search_spaces.experiment import SCALES, Estimate
 from tune.commands import python
 from tune.lines import inert
@@ -80,7 +81,7 @@ def main(options: Options) -> None:
     for path, form in [(options.json, _as_json), (options.html, _as_html), (options.markdown, _as_markdown)]:
         if path is not None:
             try:
-                path.write_text(form(verdicts), encoding="utf-8")
+                write_whole(path, form(verdicts))
             except OSError as error:
                 raise InputError(f"{path} can't be written: {error.strerror}") from error
     if options.figures:

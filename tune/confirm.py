@@ -247,10 +247,11 @@ class Confirmation:
             weights = self._run.path / weights_file(number)
             weights.parent.mkdir(exist_ok=True)
             save_weights(weights, state, config, self._dataset, **facts)
-            confirm_events(self._run.path / "confirm" / f"trial{number}", config, self._dataset, state, facts)
-        with (self._run.path / "confirm" / "runs.jsonl").open("a") as file:
+        with (self._run.path / "confirm" / "runs.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(result) + "\n")
         self._results[number][index] = result
+        if index == 0 and not metrics.diverged:  # what is only to be looked at comes last: the training is kept
+            confirm_events(self._run.path / "confirm" / f"trial{number}", config, self._dataset, state, facts)
         acc = "diverged, counts as chance" if metrics.diverged else f"test acc {100 * metrics.acc:.2f}%"
         self._console.print(f"trial {number}, seed {index + 1}: {acc}, {metrics.train_s:.1f} s")
         self.write()

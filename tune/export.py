@@ -1,12 +1,14 @@
 """`python -m tune.export RUN`: the best configs of a run as JSON files that `model.train` runs, with the weights that
 `tune.confirm` trained, or as the base of the next search."""
 
+import re
 import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pprint import pformat
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import tyro
@@ -16,6 +18,7 @@ from rich.console import Console
 import search_spaces
 from model.command import printable, run_command
 from model.config import InputError, save_config
+from model.files import write_whole
 from model.weights import Record, load_weights
 from tune.commands import python, quoted
 from tune.confirmed import FILE, read_confirm
@@ -23,12 +26,13 @@ from tune.mirror import run_folder
 from tune.model_card import model_card
 from tune.run import Run, final_acc
 
+EXPORTED = r"\d+-trial\d+\.(json|md|safetensors)"
 CONFIRM_FACTS = ("counts", "machine", "versions", "threads", "alpha", "practical_acc", "target_acc", "chance_acc")
 
 
 @dataclass(frozen=True)
 class Options:
-    """Write the best configs of a run to RUN/best, confirmed ones first, the recommended one before all."""
+    """Write the best configs of a run to a folder, confirmed ones first, the recommended one before all."""
 
     run: Annotated[str, tyro.conf.Positional]
     """the run folder, or the URI of a run in a store, which is then fetched into runs/"""
@@ -37,7 +41,9 @@ class Options:
     weights: bool = False
     """with the confirmed weights of each, as safetensors, and a model card"""
     as_base: bool = False
-    """write the first of them to RUN/best/base.json too, and say how to start the next search from it"""
+    """write the first of them to base.json too, and say how to start the next search from it"""
+    out: Path | None = None
+    """the folder to write into, in place of what an earlier export wrote there (default: RUN/best)"""
 
 
 def main(options: Options) -> None:
@@ -55,37 +61,71 @@ def main(options: Options) -> None:
     if options.as_base:
         _check_base(run, trials[0])
 
-    folder = run.path / "best"
-    folder.mkdir(exist_ok=True)
-    for old in folder.glob("*-trial*.*"):  # an earlier export had other ranks
-        old.unlink()
-    for line in _headings(run, confirm):
-        _say(line)
+    folder = options.out.absolute() if options.out else run.path / "best"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".export-", dir=folder) as temporary:
+            said = _write(Path(temporary), folder, run, trials, confirm, nets, options)
+            _swap(Path(temporary), folder)
+    except OSError as error:
+        raise InputError(
+            f"{folder} can't be written ({error.strerror}): make room, or give --out FOLDER; an earlier export is kept"
+        ) from error
+    for line in said:
+        print(printable(line))
+
+
+def _write(
+    temporary: Path,
+    folder: Path,
+    run: Run,
+    trials: list[FrozenTrial],
+    confirm: dict[str, Any],
+    nets: dict[int, tuple[Path, Record]],
+    options: Options,
+) -> list[str]:
+    """Write an export that will be moved from `temporary` to `folder`; returns what to say of it, line by line."""
+    said, rows = _headings(run, confirm), {row["trial"]: row for row in confirm.get("rows", [])}
     for rank, trial in enumerate(trials, start=1):
         file, row = folder / f"{rank}-trial{trial.number}.json", rows.get(trial.number)
-        save_config(file, run.config(trial), **_provenance(run, trial, file, row, confirm))
-        _say(f"{quoted(file)}: trial {trial.number}, {_scores(trial, row)}")
+        save_config(temporary / file.name, run.config(trial), **_provenance(run, trial, file, row, confirm))
+        said.append(f"{quoted(file)}: trial {trial.number}, {_scores(trial, row)}")
         if trial.number in nets:
             source, record = nets[trial.number]
             weights, card = file.with_suffix(".safetensors"), file.with_suffix(".md")
-            shutil.copyfile(source, weights)
-            card.write_text(model_card(file.stem, run, confirm, rows[trial.number], record))
-            _say(f"{quoted(weights)}: {_own_score(rows[trial.number])}; model card: {card.name}")
+            shutil.copyfile(source, temporary / weights.name)
+            write_whole(temporary / card.name, model_card(file.stem, run, confirm, rows[trial.number], record))
+            said.append(f"{quoted(weights)}: {_own_score(rows[trial.number])}; model card: {card.name}")
         elif options.weights:
-            _say(f"no confirmed weights of trial {trial.number}")
+            said.append(f"no confirmed weights of trial {trial.number}")
     first, best = folder / f"1-trial{trials[0].number}.json", trials[0]
-    _say("run the first as it ran in the search:", _command(_same_again(run, first, best.user_attrs["seed"])))
+    same_again = _command(_same_again(run, first, best.user_attrs["seed"]))
+    said += ["run the first as it ran in the search:", f"  {same_again}"]
     if best.number in nets:
-        _say("classify with it:", _command(["model.predict", first.with_suffix(".safetensors"), "IMAGE", "..."]))
+        predict = _command(["model.predict", first.with_suffix(".safetensors"), "IMAGE", "..."])
+        said += ["classify with it:", f"  {predict}"]
     if options.as_base:
-        base = folder / "base.json"
-        save_config(base, run.config(best), **_provenance(run, best, base, rows.get(best.number), confirm))
-        _say(f"{quoted(base)}: trial {best.number}; search on from it:", _command(_next_search(run, base)))
+        base, space = folder / "base.json", run.manifest.space_name
+        provenance = _provenance(run, best, base, rows.get(best.number), confirm)
+        save_config(temporary / base.name, run.config(best), **provenance)
+        space_file = None if _is_known(run) else folder / f"{space if space.isidentifier() else 'space'}.py"
+        if space_file:
+            write_whole(temporary / space_file.name, _space_source(run))
+            what = "the space, which was a file elsewhere; this is its content as the search read it"
+            said.append(f"{quoted(space_file)}: {what}")
+        next_search = _command(_next_search(run, space_file or space, base))
+        said += [f"{quoted(base)}: trial {best.number}; search on from it:", f"  {next_search}"]
+    return said
 
 
-def _say(line: str, *commands: str) -> None:
-    for text in (line, *(f"  {command}" for command in commands)):
-        print(printable(text))
+def _swap(temporary: Path, folder: Path) -> None:
+    """Put the files of a whole export in place of an earlier one, which may have had other ranks."""
+    names = sorted(file.name for file in temporary.iterdir())
+    for name in names:
+        (temporary / name).replace(folder / name)
+    for old in folder.iterdir():
+        if re.fullmatch(EXPORTED, old.name) and old.name not in names:
+            old.unlink()
 
 
 def _command(module_and_arguments: Sequence[str | Path]) -> str:
@@ -210,21 +250,29 @@ def _check_base(run: Run, trial: FrozenTrial) -> None:
         raise InputError(f"--as-base: trial {trial.number} can't be a base of this space: {error}") from error
 
 
-def _next_search(run: Run, base: Path) -> list[str | Path]:
-    """What searches the same space, data and objective around the base. A space that isn't the project's own is written
-    beside the base, since its file may be anywhere."""
+def _is_known(run: Run) -> bool:
+    """Whether the run's space is the project's own. Any other is written beside the base, since its file may be
+    anywhere."""
     manifest, space = run.manifest, run.space
-    name: str | Path = manifest.space_name
-    known = search_spaces.load(manifest.space_name, manifest.scale) if name in search_spaces.names() else None
-    if not known or (dict(known.domains), known.coordinates) != (dict(space.domains), space.coordinates):
-        name = base.with_name(f"{manifest.space_name if manifest.space_name.isidentifier() else 'space'}.py")
-        content = pformat(space.to_dict(), width=110, sort_dicts=False)
-        name.write_text(
-            f'"""The search space of a run, as its run.json has it."""\n\n'
-            f"from search_spaces.space import SearchSpace\n\nSPACE = SearchSpace.from_dict(\n{content}\n)\n"
-        )
-        _say(f"{quoted(name)}: the space, which was a file elsewhere; this is its content as the search read it")
-    parts: list[str | Path] = ["tune.search", "--space", name, "--base", base, "--data", manifest.data, *_examples(run)]
+    if manifest.space_name not in search_spaces.names():
+        return False
+    known = search_spaces.load(manifest.space_name, manifest.scale)
+    return (dict(known.domains), known.coordinates) == (dict(space.domains), space.coordinates)
+
+
+def _space_source(run: Run) -> str:
+    content = pformat(run.space.to_dict(), width=110, sort_dicts=False)
+    return (
+        f'"""The search space of a run, as its run.json has it."""\n\n'
+        f"from search_spaces.space import SearchSpace\n\nSPACE = SearchSpace.from_dict(\n{content}\n)\n"
+    )
+
+
+def _next_search(run: Run, space_name: str | Path, base: Path) -> list[str | Path]:
+    """What searches the same space, data and objective around the base."""
+    manifest, space = run.manifest, run.space
+    parts: list[str | Path] = ["tune.search", "--space", space_name, "--base", base, "--data", manifest.data]
+    parts += _examples(run)
     if manifest.objective != "accuracy":
         parts += ["--objective", manifest.objective]
     if manifest.target_acc is not None:

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from model.command import run_command
+from model.command import printable, run_command
 from model.config import InputError
+from model.files import write_whole
 from tune import report_words as words
 from tune.claims import claims_table, collect
 from tune.drawing import BASE, BEST, FULL, Picture, between, name_of
@@ -56,18 +57,16 @@ def main(options: Options) -> None:
         _section(page, data, pictures, level=2 if len(runs) == 1 else 3)
     content = page.html()
     try:
-        temporary = out.with_name(out.name + ".tmp")
-        temporary.write_text(content, encoding="utf-8")
-        temporary.replace(out)
+        write_whole(out, content)
     except OSError as error:
         raise InputError(f"{out} can't be written ({error.strerror}): give --out FILE") from error
     for data in runs:
         for line in data.missing:
             print(f"{inert(data.run.name)}: {inert(line, 400)}")
-    print(f"{out}: {len(content.encode()) / 1e6:.1f} MB, opens in any browser, offline")
+    print(f"{printable(str(out))}: {len(content.encode()) / 1e6:.1f} MB, opens in any browser, offline")
     if options.figures:
         count = save(drawn, options.figures)
-        print(f"{options.figures}: {count} figures, each as SVG and PNG")
+        print(f"{printable(str(options.figures))}: {count} figures, each as SVG and PNG")
 
 
 def _folder(given: str) -> Path:

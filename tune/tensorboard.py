@@ -3,6 +3,7 @@
 images, config."""
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,14 @@ def _writer(folder: Path) -> SummaryWriter:
     """A writer into a folder without events."""
     for old in folder.glob("events.out.tfevents.*"):
         old.unlink()
+    threading.excepthook = _thread_error
     return SummaryWriter(str(folder), flush_secs=10)
+
+
+def _thread_error(error: threading.ExceptHookArgs) -> None:
+    """Say what a thread died of, as Python does; but a writer of events leaves its error to the next call of it."""
+    if not (isinstance(error.exc_value, OSError) and type(error.thread).__module__.startswith("tensorboard.")):
+        threading.__excepthook__(error)
 
 
 def _code(content: dict[str, Any]) -> str:
