@@ -55,7 +55,7 @@ def main(options: Options) -> None:
     data = to_device(dataset, best_device())
     print(describe(dataset))
     print(f"{data.device}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}")
-    lines = options.out.read_text().splitlines() if options.out and options.out.exists() else []
+    lines = options.out.read_text(encoding="utf-8").splitlines() if options.out and options.out.exists() else []
     known = [json.loads(line) for line in lines]
     images = f"{dataset.fingerprint}/{len(dataset.train_labels)}"
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in options.recipes}
@@ -67,7 +67,7 @@ def main(options: Options) -> None:
             if run is None:
                 run = {**key, **_run(config, data, seed), "recipe": name, "threads": torch.get_num_threads()}
                 if options.out:
-                    with options.out.open("a") as file:
+                    with options.out.open("a", encoding="utf-8") as file:
                         print(json.dumps(run), file=file)
             runs[name].append(run)
             accs = ", ".join(f"{views} {100 * run['accs'][views]:.2f}%" for views in VIEWS)

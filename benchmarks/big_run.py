@@ -67,7 +67,7 @@ def main(options: Options) -> None:
 
 def _measure(module: str, run: Path) -> None:
     command = [sys.executable, "-c", WATCH, sys.executable, "-m", module, str(run)]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    answer = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
     took_s, peak, code = json.loads(answer.stdout)
     mib = peak / (2**20 if sys.platform == "darwin" else 2**10)
     print(f"{module}: {took_s:.1f} s, peak memory {mib:,.0f} MiB, exit {code}")

@@ -190,8 +190,8 @@ def lcbench_tasks() -> list[Task]:
         raise InputError(
             f"the LCBench surrogate is not in {folder}: set RESNET9_DATA to the folder that holds lcbench/"
         )
-    codes = json.loads((folder / "encoding.json").read_text())["OpenML_task_id"]
-    knobs = json.loads((folder / "config_space.json").read_text())["hyperparameters"]
+    codes = json.loads((folder / "encoding.json").read_text(encoding="utf-8"))["OpenML_task_id"]
+    knobs = json.loads((folder / "config_space.json").read_text(encoding="utf-8"))["hyperparameters"]
     names = next(knob["choices"] for knob in knobs if knob["name"] == "OpenML_task_id")
     space = _from_its_middle(LCBENCH_DOMAINS, LCBENCH_EPOCHS)
 
@@ -223,7 +223,7 @@ def own_task(file: Path = OWN_CURVES) -> Task:
     """
     if not file.is_file():
         raise InputError(f"{file} does not exist: make it from a run with python -m benchmarks.curves RUN")
-    content = json.loads(file.read_text())
+    content = json.loads(file.read_text(encoding="utf-8"))
     space = SearchSpace.from_dict(content["space"])
     trees = _fit(content)
 
@@ -309,7 +309,7 @@ class Options:
 
 def main(options: Options) -> None:
     content = curves_of(Run(options.run), options.trial_sd, options.epoch_sd)
-    options.out.write_text(json.dumps(content, separators=(",", ":")) + "\n")
+    options.out.write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")
     print(f"wrote {options.out}; {own_task(options.out).note}")
 
 

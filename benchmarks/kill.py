@@ -68,7 +68,7 @@ def kill_and_resume(folder: Path, *, kills: int, trials: int, seed: int, say: An
                     time.sleep(0.1)
         time.sleep(moments.uniform(0, 4))
         if search.poll() is not None:
-            assert search.returncode == 0, f"the search failed by itself:\n{(folder / 'output').read_text()}"
+            assert search.returncode == 0, f"the search failed by itself:\n{(folder / 'output').read_bytes().decode()}"
             say(f"the search was finished after {sum(killed.values())} kills: give it more trials")
             break
         under_way = _under_way(run, victims) if moments.random() < 0.5 else []
@@ -90,7 +90,7 @@ def kill_and_resume(folder: Path, *, kills: int, trials: int, seed: int, say: An
             time.sleep(moments.choice([0.0, 2.0]))  # workers outlive the search for a moment: meet them, or not
     before = _snapshot(run)
     search = search or _start(folder, ["--resume", str(run)])
-    assert search.wait(timeout=1800) == 0, (folder / "output").read_text()
+    assert search.wait(timeout=1800) == 0, (folder / "output").read_text(encoding="utf-8")
     after = _snapshot(run)
     _check(before, after)
     states = Counter(trial.state.name for trial in Run(run).study().get_trials(deepcopy=False))
@@ -119,7 +119,7 @@ def _is_worker(pid: int) -> bool:
 
 
 def _start(folder: Path, arguments: list[str]) -> subprocess.Popen[bytes]:
-    with (folder / "output").open("w") as output:
+    with (folder / "output").open("wb") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "tune.search", *arguments],
             cwd=folder,
@@ -135,10 +135,11 @@ def _snapshot(run: Path) -> dict[int, tuple[dict[str, Any], list[dict[str, Any]]
     trials = {}
     for folder in run.glob("trials/*"):
         file = folder / "metrics.jsonl"
-        lines = file.read_text().split("\n")[:-1] if file.exists() else []
+        lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []
         config = folder / "config.json"
         if config.exists():
-            trials[int(folder.name)] = (json.loads(config.read_text()), [json.loads(line) for line in lines])
+            content = json.loads(config.read_bytes())
+            trials[int(folder.name)] = (content, [json.loads(line) for line in lines])
     return trials
 
 

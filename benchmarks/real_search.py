@@ -83,13 +83,12 @@ def main(options: Options) -> None:
             if not file.exists():
                 console.print(f"search {seed + 1} of {options.searches}, {engine}: {options.seconds} s from now")
                 content = _ours(options, seed) if engine == "ours" else _in_own_process(options, seed)
-                file.write_text(json.dumps({"engine": engine, "seed": seed, **content}))
-            found.append(json.loads(file.read_text()))
+                file.write_text(json.dumps({"engine": engine, "seed": seed, **content}), encoding="utf-8")
+            found.append(json.loads(file.read_text(encoding="utf-8")))
             console.print(_line(found[-1]))
     rows = _confirm(options, found, console)
-    (options.out / "result.json").write_text(
-        json.dumps({"options": asdict(options), **here(), "searches": found, "confirmed": rows}, default=str, indent=2)
-    )
+    content = {"options": asdict(options), **here(), "searches": found, "confirmed": rows}
+    (options.out / "result.json").write_text(json.dumps(content, default=str, indent=2), encoding="utf-8")
     _show(options, found, rows, console)
 
 
@@ -110,7 +109,7 @@ def _ours(options: Options, seed: int) -> dict[str, Any]:
     args += ["--set", "batch_size=512", "--cpus-per-trial", "1", "--seed", seed, "--runs-dir", options.out]
     args += ["--budget", 1_000_000, "--time-budget-s", options.seconds]  # the seconds end it, not the budget
     command = [sys.executable, "-m", "tune.search", *map(str, args)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
     if done.returncode:
         raise InputError(f"the search failed:\n{done.stdout}")
     run = Run(options.out / name)
@@ -188,7 +187,7 @@ def _confirm(options: Options, found: list[dict[str, Any]], console: Console) ->
     configs |= {f"{search['engine']}-{search['seed']}": search["config"] for search in found}
     file = options.out / "confirmed.jsonl"
     results = {}
-    for line in file.read_text().splitlines() if file.exists() else []:
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
         name, index, acc = json.loads(line)
         results[name, index] = acc
     first = {json.dumps(config): name for name, config in reversed(configs.items())}  # equal ones are trained once
@@ -197,7 +196,7 @@ def _confirm(options: Options, found: list[dict[str, Any]], console: Console) ->
     wanted = [each for each in wanted if each not in results]
     context = multiprocessing.get_context("spawn")
     begun = time.monotonic()
-    with ProcessPoolExecutor(options.slots, mp_context=context) as pool, file.open("a") as log:
+    with ProcessPoolExecutor(options.slots, mp_context=context) as pool, file.open("a", encoding="utf-8") as log:
         jobs = {pool.submit(_test_acc, options, configs[name], index): (name, index) for name, index in wanted}
         for count, job in enumerate(as_completed(jobs), 1):
             results[jobs[job]] = job.result()

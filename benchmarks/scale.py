@@ -126,7 +126,7 @@ def near_empty_search(path: Path, **options: Any) -> list[dict[str, Any]]:
 def _search(path: Path, **options: Any) -> list[dict[str, Any]]:
     """The epochs of a search of digits into this folder, without its output."""
     given = {"space": "lr_regimes", "data": "digits", "cpus_per_trial": 1, **options}
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
         tune.search.main(tune.search.Options(runs_dir=path.parent, name=path.name, **given))
     run = Run(path)
     return [epoch for trial in run.study().get_trials(deepcopy=False) for epoch in run.metrics(trial.number)]

@@ -245,7 +245,7 @@ def main(options: Options) -> None:
     if options.tasks == "own" and AXES.keys() & set(options.methods):
         raise InputError(f"--methods {' and '.join(AXES)} are for LCBench: give --tasks even or odd")
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
-    rows = [row for file in options.rows for row in json.loads(file.read_text())["rows"]]
+    rows = [row for file in options.rows for row in json.loads(file.read_text(encoding="utf-8"))["rows"]]
     if options.methods:
         names = list(tasks_of(options.tasks))
         if options.max_tasks:
@@ -256,7 +256,8 @@ def main(options: Options) -> None:
         rows += new
         if options.out:
             header = {"options": asdict(options), "date": time.strftime("%Y-%m-%d")}
-            options.out.write_text(json.dumps({**header, "rows": new}, default=str, separators=(",", ":")) + "\n")
+            content = json.dumps({**header, "rows": new}, default=str, separators=(",", ":"))
+            options.out.write_text(content + "\n", encoding="utf-8")
     for setting in dict.fromkeys(map(_setting, rows)):
         group, workers, noise = setting
         note = own_task().note if group == "own" else "LCBench surrogate (YAHPO Gym), seed noise SD 0.4 + 0.2 points"

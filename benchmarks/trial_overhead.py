@@ -71,7 +71,7 @@ tune.Tuner(
 ).fit()
 print("seconds", (max(ends) - min(ends)) / (len(ends) - 1))
 """
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, encoding="utf-8")
     return float(done.stdout.rpartition("seconds ")[2])
 
 

@@ -122,7 +122,7 @@ def reset_peak_memory(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
     else:
         with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")
+            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:
@@ -133,7 +133,7 @@ def peak_memory(device: torch.device) -> dict[str, float]:
             "reserved_mib": torch.cuda.max_memory_reserved(device) / MIB,
         }
     try:  # ru_maxrss would count the process that started this one as well
-        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines())
         return {"rss_mib": int(status["VmHWM"].split()[0]) * 1024 / MIB}
     except (OSError, KeyError):
         unit = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss

@@ -181,7 +181,7 @@ def _quiet() -> Iterator[None]:
     """Discard what the profiler's library writes to the process's stderr: on a machine without a GPU it complains."""
     sys.stderr.flush()
     kept = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
         yield

@@ -230,7 +230,7 @@ def test_an_image_moved_to_the_other_split_makes_other_data(tmp_path: Path) -> N
 
 
 def test_without_a_writable_cache_it_works_all_the_same(tmp_path: Path, own_cache: Path) -> None:
-    own_cache.write_text("a file stands in the way")
+    own_cache.write_text("a file stands in the way", encoding="utf-8")
     assert len(load(str(write_parquet(tmp_path / "set"))).train_labels) == 30
 
 

@@ -14,7 +14,7 @@ FILES = [file for layer in ("model", "search_spaces", "tune") for file in sorted
 def imports(file: Path) -> set[str]:
     """The full names of the modules that a file imports, wherever in it the import stands."""
     found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -54,3 +54,16 @@ def test_a_space_is_read_without_torch() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
     assert answer.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(REPO)))
+def test_text_files_have_an_encoding_of_their_own(file: Path) -> None:
+    """Not that of the locale. Ruff finds a call only where it sees that something is a path."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func).rpartition(".")
+        is_bytes = any(isinstance(each, ast.Constant) and "b" in str(each.value) for each in node.args)
+        opens = called[2] == "open" and called[0] not in ("os", "Image") and not is_bytes
+        if opens or called[2] in ("read_text", "write_text"):
+            assert "encoding" in [each.arg for each in node.keywords], f"line {node.lineno}"

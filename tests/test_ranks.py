@@ -125,6 +125,6 @@ def test_ranks_die_with_the_process_that_made_them(tmp_path: Path) -> None:
 def alive(pid: int) -> bool:
     """Whether the process runs; a zombie, which only waits for somebody to read its exit code, does not."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False

@@ -144,7 +144,7 @@ def test_tensorboard_has_every_epoch_once_with_clean_tags(finished: tuple[Path, 
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
 
 
 def test_several_bases(tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_a_trial_that_runs_out_of_memory_fails_with_its_reason_and_the_search_go
     search = start(tmp_path, "--space", "widths.py", *args, "--seed", 3, "--trials", 8, "--name", "memory")
     wait_for(lambda: run.exists() and len(epochs_or_none(run)) == 2)
     for pid in {epochs[-1]["pid"] for epochs in epochs_or_none(run).values()}:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
+        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[0])
         allowed = pages * resource.getpagesize() + 100 * 2**20
         resource.prlimit(pid, resource.RLIMIT_AS, (allowed, resource.RLIM_INFINITY))
     out, _ = search.communicate(timeout=240)

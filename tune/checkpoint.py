@@ -47,7 +47,7 @@ class Checkpoints:
         self._run_dir, self._scratch, self._uri, self._keeper = run_dir, scratch, storage, keeper
         self._token = uuid.uuid4().hex
         scratch.mkdir(exist_ok=True)
-        (scratch / TOKEN).write_text(self._token)
+        (scratch / TOKEN).write_text(self._token, encoding="utf-8")
 
     def load(self, number: int) -> dict[str, Any] | None:
         """The trial's checkpoint with the most epochs, tensors on the CPU; None where there is none."""
@@ -86,7 +86,7 @@ class Checkpoints:
         if self._keeper is None:
             return True
         try:
-            return (self._scratch / TOKEN).read_text() == self._token
+            return (self._scratch / TOKEN).read_text(encoding="utf-8") == self._token
         except OSError:
             return False
 

@@ -41,7 +41,7 @@ def hold(folder: Path) -> Iterator[None]:
         InputError: somebody else is.
     """
     try:
-        file = (folder / FILE).open("a+")
+        file = (folder / FILE).open("a+", encoding="utf-8")
     except OSError as error:
         raise InputError(f"{folder} can't be written: {error.strerror}") from error
     with file:
@@ -73,7 +73,7 @@ def owner(folder: Path) -> Owner | None:
         OSError: it can't be read.
     """
     try:
-        with (folder / FILE).open() as file:
+        with (folder / FILE).open(encoding="utf-8", errors="replace") as file:
             return None if _locked(file, fcntl.LOCK_SH) else _owner(file)  # closing the file frees it
     except FileNotFoundError:
         return None

@@ -110,7 +110,7 @@ class Page:
         failed = tag("p", "", id="no-figures", class_="notice", hidden="hidden", role="status")
         first = (tag("h1", self._title), tag("noscript", no_script), failed)
         main = tag("main", *first, *self._body, id="main", **self._looks)
-        style = (HERE / "report.css").read_text()
+        style = (HERE / "report.css").read_text(encoding="utf-8")
         head = tag(
             "head",
             tag("meta", charset="utf-8"),
@@ -125,7 +125,7 @@ class Page:
             scripts = [
                 tag("script", _library(), type="application/octet-stream", id="plotly"),
                 tag("script", _embedded(self._figures), type="application/json", id="figures"),
-                tag("script", (HERE / "report.js").read_text()),
+                tag("script", (HERE / "report.js").read_text(encoding="utf-8")),
             ]
         skip = tag("a", "Skip to the report", href="#main", class_="skip")
         body = tag("body", skip, contents, main, *scripts)

@@ -203,10 +203,10 @@ class Run:
     def metrics(self, number: int) -> list[dict[str, Any]]:
         """The epochs recorded for a trial, in order; a number that was not finite reads None."""
         file = self.trial_dir(number) / "metrics.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
 
     def append_metrics(self, number: int, epochs: list[dict[str, Any]]) -> None:
-        with (self.trial_dir(number) / "metrics.jsonl").open("a") as file:
+        with (self.trial_dir(number) / "metrics.jsonl").open("a", encoding="utf-8") as file:
             for metrics in epochs:
                 finite = {
                     key: None if isinstance(value, float) and not math.isfinite(value) else value
@@ -375,7 +375,7 @@ def _commit(code: Path) -> str | None:
 
 def _cpu_name() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
