@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import nn
 
 from model.config import Config, InputError
@@ -79,16 +79,15 @@ def load_weights(path: Path) -> tuple[nn.Module, Record]:
             tensors are not those of the net that its config describes.
     """
     try:
-        with path.open("rb") as file:
-            is_pickle = file.read(4).startswith(PICKLES)
-        with safe_open(path, framework="pt") as content:
-            metadata = content.metadata() or {}
-            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118  it is no dict
+        content = path.read_bytes()  # safetensors itself opens only paths in UTF-8
+        tensors = load(content)
+        end = 8 + int.from_bytes(content[:8], "little")  # of the header, which is whole and JSON since they were loaded
+        metadata = parse_json(content[8:end]).get("__metadata__", {})
     except OSError as error:
         raise InputError(f"weights {path} can't be read: {error.strerror or error}") from error
     except SafetensorError as error:
         what = f"no whole safetensors file ({error}): copy or export them again"
-        if is_pickle:
+        if content.startswith(PICKLES):
             what = "a pickle (torch.save), which can run any code when loaded: only safetensors files are loaded"
         raise InputError(f"weights {path} are {what}") from error
     record = _record(path, metadata)

@@ -5,6 +5,7 @@ images, config."""
 import json
 import threading
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from model.augment import augment, draw
 from model.config import Config
 from model.data import Dataset, to_device
 from model.diagnostics import MEASURED
+from model.files import write_whole
 from model.predict import scored_logits
 from model.weights import restore_net
 from tune.pictures import confusion_matrix, misclassified
@@ -34,6 +36,7 @@ class TrialEvents:
     """The event file of one trial. Events left by a killed search are replaced, so that no epoch stands there twice."""
 
     def __init__(self, folder: Path, config: Config, params: dict[str, Any], dataset: Dataset, seed: int) -> None:
+        _clear(folder)
         self._writer = _writer(folder)
         self._params = params
         self._writer.add_text("config", _code(config.to_dict()))
@@ -86,14 +89,18 @@ def confirm_events(
     net = restore_net(config, len(dataset.classes), state_dict)
     data = to_device(dataset, next(iter(state_dict.values())).device)
     probabilities = scored_logits(net, config, data.eval_images, data.mean, data.std).softmax(dim=1).cpu()
-    folder.mkdir(parents=True, exist_ok=True)
-    writer = _writer(folder)
-    writer.add_text("config", _code(config.to_dict()))
-    writer.add_text("confirm", _code(facts))
-    writer.add_image("test/confusion", confusion_matrix(probabilities, dataset), dataformats="HWC")
-    writer.add_image("test/misclassified", misclassified(probabilities, dataset), dataformats="HWC")
-    writer.add_image("train/images", sample_images(config, dataset, int(facts.get("seed", 0))))
-    writer.close()
+    with TemporaryDirectory() as made:  # TensorBoard can't write to a path that is no UTF-8
+        writer = _writer(Path(made))
+        writer.add_text("config", _code(config.to_dict()))
+        writer.add_text("confirm", _code(facts))
+        writer.add_image("test/confusion", confusion_matrix(probabilities, dataset), dataformats="HWC")
+        writer.add_image("test/misclassified", misclassified(probabilities, dataset), dataformats="HWC")
+        writer.add_image("train/images", sample_images(config, dataset, int(facts.get("seed", 0))))
+        writer.close()
+        folder.mkdir(parents=True, exist_ok=True)
+        _clear(folder)
+        for file in Path(made).iterdir():
+            write_whole(folder / file.name, file.read_bytes())
 
 
 def sample_images(config: Config, dataset: Dataset, seed: int) -> torch.Tensor:
@@ -108,11 +115,14 @@ def sample_images(config: Config, dataset: Dataset, seed: int) -> torch.Tensor:
 
 
 def _writer(folder: Path) -> SummaryWriter:
-    """A writer into a folder without events."""
-    for old in folder.glob("events.out.tfevents.*"):
-        old.unlink()
     threading.excepthook = _thread_error
     return SummaryWriter(str(folder), flush_secs=10)
+
+
+def _clear(folder: Path) -> None:
+    """Remove events that an earlier writer left."""
+    for old in folder.glob("events.out.tfevents.*"):
+        old.unlink()
 
 
 def _thread_error(error: threading.ExceptHookArgs) -> None:
