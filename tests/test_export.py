@@ -1,8 +1,10 @@
 """`python -m tune.export`: order, provenance, weights with their card, the base of the next search."""
 
+import errno
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -195,6 +197,39 @@ def test_an_earlier_export_leaves_nothing_behind_but_the_base(run: Run, export: 
     confirm(run, {3: {}}, recommended=3)
     export(run.path, "--top", 1)
     assert files(run) == ["1-trial3.json", "base.json", "notes.txt"]
+
+
+def test_an_export_into_another_folder(run: Run, export: Export, tmp_path: Path) -> None:
+    """All that is said of it leads there; files that are no export's stay."""
+    (tmp_path / "out").mkdir()
+    for name in ("2-trial9.json", "my-trial.json", "notes.txt"):
+        (tmp_path / "out" / name).write_text("earlier")
+    confirm(run, {2: {"weights": write_weights(run, 2)}}, recommended=2)
+    code, out, err = export(run.path, "--top", 1, "--weights", "--as-base", "--out", "out")
+    assert code == 0, err
+    mine = ["1-trial2.json", "1-trial2.md", "1-trial2.safetensors", "base.json"]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [*mine, "my-trial.json", "notes.txt"]
+    assert not (run.path / "best").exists() and "small/best" not in out
+    again = json.loads((tmp_path / "out" / "1-trial2.json").read_text())["provenance"]["same_again"]
+    assert f"--config {tmp_path / 'out' / '1-trial2.json'}" in again
+    assert pasted(out).base == ("out/base.json",)
+
+
+def test_an_export_that_cant_be_written_leaves_the_earlier_one(
+    run: Run, export: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert export(run.path)[0] == 0
+    before = {file.name: file.read_bytes() for file in (run.path / "best").iterdir()}
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    confirm(run, {0: {"weights": write_weights(run, 0)}}, recommended=0)
+    monkeypatch.setattr(shutil, "copyfile", full)
+    code, out, err = export(run.path, "--weights")
+    assert (code, out) == (2, "") and err.count("\n") == 1
+    assert "small/best can't be written (No space left on device)" in err and "give --out FOLDER" in err
+    assert {file.name: file.read_bytes() for file in (run.path / "best").iterdir()} == before
 
 
 # --- weights
