@@ -156,6 +156,10 @@ def test_train_refuses(refused: Refused, args: tuple[object, ...], facts: list[s
     ("content", "facts"),
     [
         ("{", ["not JSON"]),
+        ("[" * 100_000, ["not JSON", "nested too deeply"]),
+        ('\ufeff{"version": 7, "config": {}}', ["version 7"]),
+        ('{"version": 1, "config": {"width": ' + "9" * 400 + "}}", ["width"]),
+        ('{"version": 1, "config": {"peak_lr": ' + "9" * 400 + "}}", ["peak_lr"]),
         ('{"version": 7, "config": {}}', ["version 7"]),
         ('{"version": 1, "config": {"widht": 3}}', ["widht", "did you mean width?"]),
     ],
@@ -208,6 +212,7 @@ def test_a_folder_that_is_no_run(refused: Refused, tmp_path: Path, command: Modu
     [
         ("{", "is damaged"),
         ("[]", "is damaged"),
+        ("[" * 100_000, "nested too deeply"),
         ('{"version": 1}', "is damaged"),
         ('{"version": 99}', "version 99"),
         ('{"version": 1, "telepathy": true}', "a newer version made it"),
