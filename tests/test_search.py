@@ -24,7 +24,6 @@ from optuna.trial import TrialState
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import tune.cluster
 import tune.search
 from benchmarks.kill import kill_and_resume
 from model.config import Config, InputError, load_config, save_config
