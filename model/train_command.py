@@ -15,9 +15,10 @@ import tyro
 from model.config import Config, InputError, save_config
 from model.data import Dataset, describe, hold_out, take, to_device
 from model.files import write_whole
+from model.machine import usable_cores
 from model.meter import describe_summary, slow_precision, summary
 from model.profile import describe_profile, profile
-from model.ranks import Ranks
+from model.ranks import RankError, Ranks
 from model.recipes import choose, table
 from model.sources import load
 from model.train import EpochMetrics, best_device, check_batch, check_device, init_state, train
@@ -59,7 +60,7 @@ def main(options: Options) -> None:
         return
     config, dataset = _chosen(options)
     device = best_device()
-    threads = options.threads or max(1, torch.get_num_threads() // options.ranks)
+    threads = options.threads or max(1, min(torch.get_num_threads(), usable_cores()) // options.ranks)
     torch.set_num_threads(threads)
     print(describe(dataset))
     print(f"config: {config.describe()}")
@@ -123,9 +124,12 @@ def _epochs(
             yield metrics, state.state_dict()
         return
     with Ranks(dataset, ranks, threads=threads, device=device) as group:
-        for metrics in group.train(config, seed=seed):
-            assert group.state is not None
-            yield metrics, group.state
+        try:
+            for metrics in group.train(config, seed=seed):
+                assert group.state is not None
+                yield metrics, group.state
+        except RankError as error:
+            raise InputError(f"--ranks {ranks}: {error}") from error
 
 
 def _chosen(options: Options) -> tuple[Config, Dataset]:

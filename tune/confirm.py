@@ -27,6 +27,8 @@ from model.command import run_command
 from model.config import InputError
 from model.data import Dataset, describe
 from model.files import parse_json, typed_dict, write_whole
+from model.machine import usable_cores
+from model.ranks import RankError
 from model.train import EpochMetrics
 from model.weights import save_weights
 from tune.confirm_table import show
@@ -35,6 +37,7 @@ from tune.evidence import ALPHA
 from tune.halving import Race
 from tune.limits import epoch_flops
 from tune.mirror import Mirror, run_folder
+from tune.panel import new_console
 from tune.places import Place, open_places
 from tune.run import Run, final_acc, here, repair
 from tune.searcher import stream
@@ -71,7 +74,7 @@ class Options:
 
 
 def main(options: Options) -> None:
-    console = Console(soft_wrap=True, highlight=False)
+    console = new_console()
     _check(options)
     run = Run(run_folder(str(options.run), Path("runs"), console))
     if run.manifest.scale:
@@ -85,8 +88,7 @@ def main(options: Options) -> None:
 
         raise InputError(f"{options.run}: nothing to confirm: {'; '.join(why_none_ended(run))}")
     dataset = run.dataset(options.data)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.threads or min(torch.get_num_threads(), usable_cores()))
     with run.lock():
         for line in repair(run):
             console.print(f"repaired: {line}")
@@ -99,6 +101,8 @@ def main(options: Options) -> None:
         )
         try:
             confirmation.train(options.budget_s)
+        except RankError as error:
+            raise InputError(f"{error}; the trainings before are kept, and the same command goes on") from error
         finally:
             content = confirmation.write()
             with Mirror(run, console):

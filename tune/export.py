@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 import tyro
 from optuna.trial import FrozenTrial
-from rich.console import Console
 
 import search_spaces
 from model.command import printable, run_command
@@ -24,6 +23,7 @@ from tune.commands import python, quoted
 from tune.confirmed import FILE, read_confirm
 from tune.mirror import run_folder
 from tune.model_card import model_card
+from tune.panel import new_console
 from tune.run import Run, final_acc
 
 EXPORTED = r"\d+-trial\d+\.(json|md|safetensors)"
@@ -49,7 +49,7 @@ class Options:
 def main(options: Options) -> None:
     if options.top < 1:
         raise InputError(f"--top {options.top}: it must be 1 or more")
-    run = Run(run_folder(str(options.run), Path("runs"), Console(soft_wrap=True, highlight=False)))
+    run = Run(run_folder(str(options.run), Path("runs"), new_console()))
     confirm = _confirm(run)
     rows = {row["trial"]: row for row in confirm.get("rows", [])}  # best mean first
     trials = _ranked(run, confirm, rows)[: options.top]
@@ -99,7 +99,7 @@ def _write(
         elif options.weights:
             said.append(f"no confirmed weights of trial {trial.number}")
     first, best = folder / f"1-trial{trials[0].number}.json", trials[0]
-    same_again = _command(_same_again(run, first, best.user_attrs["seed"]))
+    same_again = _command(_same_again(run, first, best))
     said += ["run the first as it ran in the search:", f"  {same_again}"]
     if best.number in nets:
         predict = _command(["model.predict", first.with_suffix(".safetensors"), "IMAGE", "..."])
@@ -197,9 +197,10 @@ def _provenance(
         "fingerprint": manifest.fingerprint,
         "images": manifest.counts,
         "machine": manifest.machine,
+        "later_machines": manifest.machines[1:],
         "versions": manifest.versions,
         "git_commit": manifest.git_commit,
-        "same_again": shlex.join(["python", "-m", *map(str, _same_again(run, file, seed))]),
+        "same_again": shlex.join(["python", "-m", *map(str, _same_again(run, file, trial))]),
     }
 
 
@@ -227,12 +228,13 @@ def _own_score(row: dict[str, Any]) -> str:
     return f"the net of its first fresh seed{f', test acc {100 * accs[0]:.2f}%' if accs else ''}"
 
 
-def _same_again(run: Run, file: Path, seed: int) -> list[str | Path]:
+def _same_again(run: Run, file: Path, trial: FrozenTrial) -> list[str | Path]:
     """What trains the config on the search's split and seed and gives the search's numbers, on CPU bit for bit on the
     same machine."""
-    manifest = run.manifest
+    manifest, epochs = run.manifest, run.metrics(trial.number)
+    threads = epochs[-1].get("threads", manifest.threads) if epochs else manifest.threads
     parts: list[str | Path] = ["model.train", "--config", file, "--data", manifest.data, "--split", "val"]
-    parts += ["--seed", str(seed), "--threads", str(manifest.threads)]
+    parts += ["--seed", str(trial.user_attrs["seed"]), "--threads", str(threads)]
     if manifest.ranks > 1:
         parts += ["--ranks", str(manifest.ranks)]
     return [*parts, *_examples(run)]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 
 from model.command import printable, run_command
 from model.config import InputError
@@ -19,6 +18,7 @@ from tune.drawing import BASE, BEST, FULL, Picture, between, name_of
 from tune.figures import common_pictures, run_pictures, save
 from tune.lines import inert, percent, short
 from tune.page import Content, Page, commands, facts, table, tag
+from tune.panel import new_console
 from tune.report_data import RunData, Seen, read
 from tune.results import RunResults, experiment_of
 
@@ -74,7 +74,7 @@ def _folder(given: str) -> Path:
         return Path(given)
     from tune.mirror import run_folder  # pyarrow takes 30 MB
 
-    return run_folder(given, Path("runs"), Console(soft_wrap=True, highlight=False))
+    return run_folder(given, Path("runs"), new_console())
 
 
 def _section(page: Page, data: RunData, pictures: dict[str, list[Picture]], level: int) -> None:

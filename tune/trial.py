@@ -59,7 +59,8 @@ class Worker(ray_tune.Trainable):
             self._data = to_device(dataset, self._device)
         self._checkpoints = checkpoints
         mine = ray.get_runtime_context().get_accelerator_ids()["GPU"]
-        self._worker = {"host": platform.node(), "pid": os.getpid(), "gpus": mine}  # which slot trained an epoch
+        # which slot trained an epoch, and with how much: a run may go on on another machine
+        self._worker = {"host": platform.node(), "pid": os.getpid(), "gpus": mine, "threads": threads}
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
