@@ -381,7 +381,16 @@ def test_weights_that_are_no_weights_or_of_another_trial_are_refused(run: Run, e
     assert not (run.path / "best").exists()
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"rows": 3}', '{"rows": [{"trial": 1}]}', '{"rows": [3]}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("{", "[]", "[" * 100_000, '{"rows": 3}', '{"rows": [{"trial": 1}]}', '{"rows": [3]}'),
+        '{"rows": [{"trial": 1, "n": 1, "mean_acc": "high"}]}',
+        '{"rows": [{"trial": 1, "n": 1, "mean_acc": 0.9, "ci95_acc": [0.8]}]}',
+        '{"rows": [], "verdict": {"text": 7}}',
+    ],
+    ids=range(9),
+)
 def test_a_damaged_confirmation_is_said(run: Run, export: Export, content: str) -> None:
     (run.path / "confirm").mkdir()
     (run.path / "confirm" / "confirm.json").write_text(content)
