@@ -65,6 +65,11 @@ def test_a_folder_for_which_others_made_a_place_is_taken_if_it_is_empty(tmp_path
     assert new_run(tmp_path).path == tmp_path / "first"
 
 
+def test_a_path_that_ray_cannot_write_to_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is no UTF-8"):
+        create(tmp_path / "\udcff", "first", new_run(tmp_path).manifest)
+
+
 def test_no_symbolic_links_are_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on exFAT and on many network file systems."""
 

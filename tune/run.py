@@ -296,6 +296,10 @@ def create(runs_dir: Path, name: str, manifest: Manifest) -> Run:
     if name in ("", ".", "..") or name != Path(name).name:
         raise InputError(f"--name {name!r}: it must be a single folder name without path parts (see also --runs-dir)")
     path = runs_dir / name
+    try:
+        os.fspath(path.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{path} is no UTF-8, and Ray can't write there: give another --name or --runs-dir") from error
     partial = runs_dir / f".{name}.{os.getpid()}"
     try:
         (partial / "trials").mkdir(parents=True)
