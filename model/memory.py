@@ -91,7 +91,7 @@ def release_freed_memory() -> None:
 def needed_bytes(config: Config, num_classes: int, examples: int) -> int:
     """Memory that training takes on CPUs, without training: what one trial adds to a process that has imported torch.
 
-    From 6% below to 34% above the peak RSS measured over 33 to 300 steps for s0, s8, dawn and resnet20 at widths 8 to
+    From 6% below to 42% above the peak RSS measured over 33 to 300 steps for s0, s8, dawn and resnet20 at widths 8 to
     32, batches of 128 to 512, fp32 and bf16 (AMD EPYC of family 26, glibc 2.36).
 
     Args:

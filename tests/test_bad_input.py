@@ -228,7 +228,7 @@ def test_a_corrupt_manifest(refused: Refused, run_copy: Path, command: ModuleTyp
 def test_a_run_without_a_finished_trial(refused: Refused, run_copy: Path, command: ModuleType) -> None:
     journal = (run_copy / "journal.log").read_text().splitlines(keepends=True)
     (run_copy / "journal.log").write_text(journal[0])
-    assert "no trial that ran to the end" in refused(command, "done")
+    assert "no trial ran to its end" in refused(command, "done")
 
 
 @pytest.mark.parametrize(

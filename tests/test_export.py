@@ -342,7 +342,8 @@ def test_the_cards_lines_of_python_and_command_work_as_pasted(run: Run, export: 
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    shares, _, answer = done.stdout.splitlines()
+    shares, _, resized, answer = done.stdout.splitlines()
+    assert resized == "images of 30x40 resized to 32x32"
     assert len(re.findall(r"'\d': ", shares)) == 10
     assert answer.startswith("picture.png: ")
 

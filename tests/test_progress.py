@@ -215,7 +215,8 @@ def new_run(folder: Path, **given: Any) -> Run:
     }
     rest |= {"counts": {"train": 900, "val": 100}, "trials": 12, "seed": 0, "sampler": "random", "scheduler": "asha"}
     rest |= {"cpus_per_trial": 1.0, "gpus_per_trial": 0.0, "threads": 1, "created": "today", "versions": {}}
-    rest |= {"grace_epochs": 1, "reduction_factor": 3, "objective": "accuracy", "ranks": 1, "machine": {}}
+    rest |= {"grace_epochs": 1, "reduction_factor": 3, "objective": "accuracy", "ranks": 1}
+    rest |= {"machine": {}, "legs": []}
     return create(folder, "first", Manifest(**(rest | given)))
 
 

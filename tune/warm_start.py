@@ -66,7 +66,7 @@ def save(folder: Path, runs: list[dict[str, Any]]) -> None:
 def names(run: Run) -> list[str]:
     """The runs that the run began with."""
     file = run.path / FILE
-    return [earlier["run"] for earlier in json.loads(file.read_text())] if file.is_file() else []
+    return [earlier["run"] for earlier in read_json(file)] if file.is_file() else []
 
 
 def load(run: Run) -> list[Earlier]:
