@@ -40,6 +40,8 @@ def run_command(
     nobody reads the output any longer, as in `| head`.
     """
     _prepare_streams()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # while the command was loaded, see model/__init__.py
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     code, said = 0, ""
     try:
         with _stop_signals_raised():

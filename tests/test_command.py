@@ -177,3 +177,21 @@ def test_a_tilde_in_any_path_is_the_home_folder(monkeypatch: pytest.MonkeyPatch)
     run_command(found.append, Paths, prog="x")
     bases = (("/home/me/a.json", "s0", "a~b", "~nobody-of-this-name/x"),)
     assert found == [Paths("/home/me/runs/x", Path("/home/me/out"), bases)]
+
+
+@pytest.mark.parametrize("module", ["model.train", "tune.search"])
+def test_ctrl_c_while_a_command_is_loaded_leaves_no_traceback(module: str, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", module, "--data", "digits"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPO)},
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # pytest's may be another
+    )
+    assert process.stderr
+    next(line for line in process.stderr if "torch" in line)
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait() == -signal.SIGINT
+    assert "Traceback" not in rest

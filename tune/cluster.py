@@ -118,7 +118,8 @@ QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 def _join(address: str) -> None:
     code = {"py_modules": [package.__path__[0] for package in (model, search_spaces, tune)]}
     try:
-        ray.init(address=address, runtime_env=code, **QUIET)  # nodes need our packages' dependencies only
+        with _signals_held():
+            ray.init(address=address, runtime_env=code, **QUIET)  # nodes need our packages' dependencies only
     except Exception as error:  # no cluster, one of another version of Ray or Python, a token that is not its own
         raise InputError(f"--address {address}: the Ray cluster there can't be joined: {_said(error)}") from error
 
@@ -128,21 +129,31 @@ def _start(folder: Path) -> None:
     # Without a token in the environment Ray would write one into the home folder, which may not be writable.
     if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
         os.environ["RAY_AUTH_TOKEN"] = uuid.uuid4().hex
-    # Ray's processes inherit that these are held back. Who stops a search often signals all of its processes (timeout,
-    # SLURM, systemd, a closed terminal), and without its raylet this one would end at once, in the middle of anything.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
-        ray.init(
-            address="local",
-            num_cpus=usable_cores(),
-            num_gpus=torch.cuda.device_count(),
-            include_dashboard=False,
-            _temp_dir=str(folder),
-            **QUIET,
-        )
+        with _signals_held():
+            ray.init(
+                address="local",
+                num_cpus=usable_cores(),
+                num_gpus=torch.cuda.device_count(),
+                include_dashboard=False,
+                _temp_dir=str(folder),
+                **QUIET,
+            )
     except Exception as error:
         raise InputError(f"Ray can't start on this machine: {_said(error)}") from error
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """STOP_SIGNALS wait until the end of the block. Processes that start in it never get any: who stops a search often
+    signals all of its processes (timeout, SLURM, systemd, a closed terminal), and without Ray's own this one would end
+    at once, in the middle of anything."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
     finally:
+        for each in STOP_SIGNALS:  # Ray has put a handler of its own, which prints a stack, in place of Python's
+            signal.signal(each, signal.getsignal(each))
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 

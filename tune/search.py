@@ -21,7 +21,6 @@ os.environ.update(
     TUNE_MAX_PENDING_TRIALS_PG="1000000",
     # A Ray of our own listens on loopback only, as it does by default on the systems that this is named for.
     RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
-    RAY_BACKEND_LOG_LEVEL="fatal",
     GRPC_VERBOSITY="NONE",
     RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",  # workers choose their device themselves; older Rays warn without it
     RAY_worker_niceness="0",  # else trials run at nice 15 and starve beside any other work
