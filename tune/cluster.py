@@ -148,13 +148,14 @@ def _signals_held() -> Iterator[None]:
     """STOP_SIGNALS wait until the end of the block. Processes that start in it never get any: who stops a search often
     signals all of its processes (timeout, SLURM, systemd, a closed terminal), and without Ray's own this one would end
     at once, in the middle of anything."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    handlers = {each: signal.getsignal(each) for each in STOP_SIGNALS}
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:
-        for each in STOP_SIGNALS:  # Ray has put a handler of its own, which prints a stack, in place of Python's
-            signal.signal(each, signal.getsignal(each))
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for each, handler in handlers.items():  # Ray puts its own in their place, one of which prints a stack
+            signal.signal(each, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 @contextmanager

@@ -163,8 +163,7 @@ def _errors_explained(run: Run) -> Iterator[None]:
 
 class Signals(ray_tune.Callback):
     """Ends the search on Ctrl-C and STOP_SIGNALS, also where Python loses the exception: one that is raised in a
-    destructor or in a callback from C is printed and dropped, so it is raised again at the next step. Use as a context
-    manager."""
+    destructor or in a callback from C is dropped, so it is raised again at the next step. Use as a context manager."""
 
     def __init__(self) -> None:
         self._stop: KeyboardInterrupt | None = None
@@ -173,9 +172,16 @@ class Signals(ray_tune.Callback):
         known = (signal.SIGINT, *STOP_SIGNALS)
         self._before = {each: signal.getsignal(each) for each in known if signal.getsignal(each) is not signal.SIG_IGN}
         self._take()
+        self._report = sys.unraisablehook
+        sys.unraisablehook = self._dropped
         return self
 
+    def _dropped(self, error: "sys.UnraisableHookArgs") -> None:
+        if not isinstance(error.exc_value, KeyboardInterrupt):
+            self._report(error)
+
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        sys.unraisablehook = self._report
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
         if self._stop and kind and issubclass(kind, KeyboardInterrupt):
