@@ -23,7 +23,7 @@ from conftest import REAL_DATA
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-import model.sources
+import model.readers
 from model.command import printable
 from model.config import InputError
 from model.data import chosen_images, describe, hold_out, take, to_device
@@ -152,13 +152,13 @@ def test_images_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     folder = write_parquet(tmp_path / "set")
     first = load(str(folder))
     decodings: list[int] = []
-    original = model.sources.decoded
+    original = model.readers.decoded
 
     def counted(*args: Any) -> np.ndarray:
         decodings.append(1)
         return original(*args)
 
-    monkeypatch.setattr(model.sources, "decoded", counted)
+    monkeypatch.setattr(model.readers, "decoded", counted)
     again = load(str(folder))
     assert not decodings and again.mean == first.mean
     assert isinstance(again.train_images.base, np.memmap) and type(again.train_images) is np.ndarray
