@@ -78,6 +78,7 @@ def _left_out(names: list[str], what: str) -> str:
 
 
 def digits() -> Dataset:
+    os.environ.setdefault("JOBLIB_MULTIPROCESSING", "0")  # else it warns where semaphores can't be made
     from sklearn.datasets import load_digits  # slow to import, and only needed here
 
     found = load_digits()

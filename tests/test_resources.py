@@ -1,5 +1,7 @@
 """What a trial gets of a machine, and how many run at once."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -125,3 +127,9 @@ def test_threads_that_cannot_be_started_are_said_before_anything_is_made(machine
     with pytest.raises(InputError, match=r"about 280 processes and threads .* may start 250 more: raise the limit"):
         choose(None, None, None, None, joins=False)
     assert choose(None, None, None, 1, joins=False).slots == 1
+
+
+def test_without_bash_there_are_no_workers(machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match="Ray starts its workers with bash, and there is none"):
+        choose(None, None, None, None, joins=False)

@@ -137,6 +137,8 @@ def _start(folder: Path) -> None:
                 num_gpus=torch.cuda.device_count(),
                 include_dashboard=False,
                 _temp_dir=str(folder),
+                # Ray itself looks at how large /dev/shm is only
+                _plasma_directory=None if os.access("/dev/shm", os.W_OK) else str(folder),
                 **QUIET,
             )
     except Exception as error:

@@ -4,6 +4,7 @@ They belong to a leg of a run, from a start to a stop. Where a run goes on, on a
 chosen anew."""
 
 import math
+import shutil
 
 import ray
 import torch
@@ -70,12 +71,16 @@ def choose(
                 )
     resources = Resources(cpus, gpus, _ranks(ranks, before, cpus, gpus), slots)
     if not joins:
-        _check_threads(count_slots([{"Alive": True, "Resources": {"CPU": cpus_here, "GPU": gpus_here}}], resources))
+        _check_ray_can_start(
+            count_slots([{"Alive": True, "Resources": {"CPU": cpus_here, "GPU": gpus_here}}], resources)
+        )
     return resources
 
 
-def _check_threads(slots: int) -> None:
+def _check_ray_can_start(slots: int) -> None:
     """Ray breaks down in many ways, and may hang, where it can't start its processes and their threads."""
+    if not shutil.which("bash"):
+        raise InputError("Ray starts its workers with bash, and there is none on the PATH: install it")
     needed, left = THREADS + THREADS_OF_WORKER * slots, startable_threads()
     if left < needed:
         raise InputError(
