@@ -27,7 +27,7 @@ from test_search import SMALL, epochs_of, epochs_or_none, start, wait_for
 from test_storage import store  # noqa: F401
 
 from model.config import InputError
-from tune.cluster import EVERY_S, LONGEST_PARENT, Nodes, _folder, check_address
+from tune.cluster import EVERY_S, LONGEST_PARENT, Nodes, _folder, _home_takes_a_token, check_address
 from tune.run import Resources, Run
 from tune.storage import Storage
 
@@ -242,3 +242,14 @@ def test_a_temporary_folder_with_a_long_path_is_not_used_for_sockets(
     monkeypatch.setattr(tempfile, "mkdtemp", lambda **_: (_ for _ in ()).throw(PermissionError()))
     with pytest.raises(InputError, match=r"Ray needs a folder that can be written.*: set TMPDIR to one"), _folder():
         pass
+
+
+def test_a_home_takes_ray_s_token_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for home, takes in [(tmp_path, True), (tmp_path / "not made", True), (Path("/proc"), False)]:
+        monkeypatch.setenv("HOME", str(home))
+        assert _home_takes_a_token() == takes
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    assert not _home_takes_a_token()
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # a user that the system doesn't know
+    assert not _home_takes_a_token()

@@ -126,8 +126,7 @@ def _join(address: str) -> None:
 
 def _start(folder: Path) -> None:
     """A Ray of our own, which keeps what it writes in this folder."""
-    # Without a token in the environment Ray would write one into the home folder, which may not be writable.
-    if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+    if not ({"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys() or _home_takes_a_token()):
         os.environ["RAY_AUTH_TOKEN"] = uuid.uuid4().hex
     try:
         with _signals_held():
@@ -143,6 +142,19 @@ def _start(folder: Path) -> None:
             )
     except Exception as error:
         raise InputError(f"Ray can't start on this machine: {_said(error)}") from error
+
+
+def _home_takes_a_token() -> bool:
+    """Whether Ray can keep its token where it does by default. A container's user often has no home."""
+    file = Path(os.path.expanduser("~/.ray/auth_token"))
+    if not file.is_absolute():  # a user that the system doesn't know
+        return False
+    if file.exists():
+        return os.access(file, os.R_OK)
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)  # which Ray would do
+        return os.access(file.parent, os.W_OK)
+    return False
 
 
 @contextmanager
