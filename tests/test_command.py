@@ -195,3 +195,12 @@ def test_ctrl_c_while_a_command_is_loaded_leaves_no_traceback(module: str, tmp_p
     rest = process.stderr.read()
     assert process.wait() == -signal.SIGINT
     assert "Traceback" not in rest
+
+
+def test_a_current_folder_that_was_removed_is_one_line(tmp_path: Path) -> None:
+    script = 'mkdir gone && cd gone && rmdir ../gone && exec "$@"'
+    command = ["sh", "-c", script, "sh", sys.executable, "-m", "model.train"]
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == "error: the current folder was removed: change to one that is there\n"

@@ -133,3 +133,12 @@ def test_without_bash_there_are_no_workers(machine: Machine, monkeypatch: pytest
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="Ray starts its workers with bash, and there is none"):
         choose(None, None, None, None, joins=False)
+
+
+def test_without_a_loopback_device_there_is_no_ray(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object) -> None:
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr(resources.socket, "create_connection", unreachable)
+    with pytest.raises(InputError, match=r"127\.0\.0\.1, which can't be used here \(Network is unreachable\)"):
+        choose(None, None, None, None, joins=False)

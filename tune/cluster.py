@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import time
 import uuid
@@ -118,7 +119,7 @@ QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 def _join(address: str) -> None:
     code = {"py_modules": [package.__path__[0] for package in (model, search_spaces, tune)]}
     try:
-        with _signals_held():
+        with _signals_held(), _stderr_closed():
             ray.init(address=address, runtime_env=code, **QUIET)  # nodes need our packages' dependencies only
     except Exception as error:  # no cluster, one of another version of Ray or Python, a token that is not its own
         raise InputError(f"--address {address}: the Ray cluster there can't be joined: {_said(error)}") from error
@@ -142,6 +143,20 @@ def _start(folder: Path) -> None:
             )
     except Exception as error:
         raise InputError(f"Ray can't start on this machine: {_said(error)}") from error
+
+
+@contextmanager
+def _stderr_closed() -> Iterator[None]:
+    """What Ray's C++ code writes to stderr is dropped: a line a second while it can't join."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _home_takes_a_token() -> bool:

@@ -5,6 +5,7 @@ chosen anew."""
 
 import math
 import shutil
+import socket
 
 import ray
 import torch
@@ -81,6 +82,13 @@ def _check_ray_can_start(slots: int) -> None:
     """Ray breaks down in many ways, and may hang, where it can't start its processes and their threads."""
     if not shutil.which("bash"):
         raise InputError("Ray starts its workers with bash, and there is none on the PATH: install it")
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), 5).close()
+    except OSError as error:
+        raise InputError(
+            f"Ray's processes talk over 127.0.0.1, which can't be used here ({error}): bring the loopback device up"
+        ) from error
     needed, left = THREADS + THREADS_OF_WORKER * slots, startable_threads()
     if left < needed:
         raise InputError(
