@@ -25,7 +25,7 @@ SEARCHES = [
     "machine: 64 MB of /dev/shm",
     "machine: other users' processes are hidden",
     "stops: signals: SIGTERM to all of a search's processes as Ray starts",
-    "stops: signals: SIGKILL to Ray",
+    "stops: signals: SIGKILL to the workers",
     "files: no locks, links or modes, search",
 ]
 

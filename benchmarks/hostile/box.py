@@ -238,13 +238,6 @@ class Running:
     def signal(self, signum: int, *, group: bool = False) -> None:
         (os.killpg if group else os.kill)(self._process.pid, signum)
 
-    def kill(self, program: str) -> None:
-        """Kill the processes that it started of this program."""
-        pids = [pid for pid in _processes(self._box.place) if program in _command(pid).split(" ")[0]]
-        assert pids, f"no process of {program}"
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-
     def end(self) -> Ended:
         """Wait for its end, and check what holds for every command.
 
@@ -313,13 +306,16 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def _processes(place: Path) -> list[int]:
-    """Processes that were started in this box: its path is in their environment."""
+    """Processes that were started in this box: its path is in their environment, or they work in its folder (Ray's
+    workers write their title over their environment)."""
     mark = f"HOSTILE_BOX={place}\0".encode()
     found = []
     for entry in Path("/proc").iterdir():
         with suppress(OSError):
-            if entry.name.isdecimal() and mark in (entry / "environ").read_bytes():
-                found.append(int(entry.name))
+            if entry.name.isdecimal():
+                works_here = os.readlink(entry / "cwd").startswith(f"{place}/")
+                if works_here or mark in (entry / "environ").read_bytes():
+                    found.append(int(entry.name))
     return found
 
 

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from benchmarks.hostile.box import SEARCH, STRANGER, Box, Case, Ended, World, search, start, train
+from benchmarks.hostile.box import SEARCH, STRANGER, Box, Case, Ended, World, search, train
 
 UNKNOWN = World(user=STRANGER)
 ROOT_AS_HOME = {"HOME": "/"}
@@ -86,7 +86,6 @@ def confirmed_by_a_stranger(box: Box) -> Ended:
 CASES: list[Case] = [
     train("control groups v2 without limits, training", world=V2_LIMITLESS),
     search("control groups v2 without limits, search", world=V2_LIMITLESS),
-    start("control groups v2 without limits, fit", "model.fit", "--set", "width=1", world=V2_LIMITLESS),
     train("control groups v2 with a limit", world=groups({**V2, **memory(".", "4000000000")})),
     train(
         "control groups v2, nested, the outer limited",
@@ -120,7 +119,6 @@ CASES: list[Case] = [
         says=["--cpus-per-trial 2"],
     ),
     search("a GPU where there is none", "--gpus-per-trial", "1", codes=(2,), says=["gpus-per-trial"]),
-    search("no slots", "--slots", "0", codes=(2,), says=["--slots 0"]),
     train("an unknown user, HOME=/, training", world=UNKNOWN, env=ROOT_AS_HOME),
     search("an unknown user, HOME=/, search", world=UNKNOWN, env=ROOT_AS_HOME),
     Case("an unknown user, HOME=/, confirmation", confirmed_by_a_stranger, cost=2),
@@ -162,7 +160,6 @@ CASES: list[Case] = [
         says=["ulimit -u"],
     ),
     search("ulimit -n 256", world=World(limits="ulimit -n 256")),
-    search("ulimit -n 64", world=World(limits="ulimit -n 64"), codes=(0, 2), begins=True),
     train("ulimit -v", world=World(limits="ulimit -v 8000000"), codes=(0, 2)),
     train(
         "ulimit -f, files of 1 KB at most",
@@ -179,7 +176,6 @@ CASES: list[Case] = [
     ),
     train("a current folder that can't be written, training", world=World("mount -o bind,ro . .")),
     train("a current folder that was removed", shell='mkdir d; cd d; rmdir ../d; "$@"', codes=(0, 2)),
-    search("a current folder that was removed, search", shell='mkdir d; cd d; rmdir ../d; "$@"', codes=(2,)),
     Case("GIT_DIR of another repository", other_repository, cost=4),
     search(
         "ulimit -c 0, umask 077, nice 19",
@@ -219,5 +215,4 @@ CASES: list[Case] = [
     ),
     train("OMP_NUM_THREADS=abc", env={"OMP_NUM_THREADS": "abc"}),
     train("CUDA_VISIBLE_DEVICES is empty", env={"CUDA_VISIBLE_DEVICES": "", "TZ": "Nowhere/Never"}),
-    start("HOME is not set, spaces", "tune.spaces", env={"HOME": None}, world=World(user=STRANGER)),
 ]
