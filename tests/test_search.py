@@ -352,7 +352,7 @@ def test_every_slot_works_and_a_gpu_is_never_shared_by_more_than_asked(
     options = tune.search.Options(
         space="lr_regimes",
         data="digits",
-        trials=10 * slots,
+        trials=25 * slots,
         epochs=1,
         width=1,
         train_examples=100,
@@ -364,7 +364,7 @@ def test_every_slot_works_and_a_gpu_is_never_shared_by_more_than_asked(
     )
     tune.search.main(options)
     epochs = epochs_of(tmp_path / "slots")
-    assert len(epochs) == 10 * slots
+    assert len(epochs) == 25 * slots
     gpu_of: dict[int, set[str]] = defaultdict(set)
     for metrics in (line for lines in epochs.values() for line in lines):
         assert len(metrics["gpus"]) == 1
