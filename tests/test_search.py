@@ -212,7 +212,11 @@ def test_a_signal_ends_it_cleanly_and_it_says_how_to_go_on(
 ) -> None:
     first = (*SMALL, "--trials", 40, "--epochs", 30, "--name", "stopped")
     search = start(tmp_path, *first)
-    wait_for(lambda: list(tmp_path.glob("runs/stopped/trials/*/metrics.jsonl")))
+    run = tmp_path / "runs" / "stopped"
+    wait_for(lambda: any(epochs_or_none(run).values()))
+    worker = next(epochs[-1]["pid"] for epochs in epochs_or_none(run).values() if epochs)
+    of_worker, of_search = (os.getpriority(os.PRIO_PROCESS, pid) for pid in (worker, search.pid))
+    assert of_worker == of_search  # trials have the priority that the search was started with
     begun = time.monotonic()
     (os.killpg if to_all else os.kill)(search.pid, signum)
     out, _ = search.communicate(timeout=60)
