@@ -34,6 +34,7 @@ EVERY_S = 2.0  # between two looks at the cluster
 ANSWER_S = 5.0  # that the head of a cluster has to answer
 NODE_DEATH_S = 60.0  # until Ray is sure that a node is dead
 LONGEST_PARENT = 30  # bytes: of the 103 to 107 of a socket's name Ray takes 73 below its parent folder
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}  # of ray.init
 DEATHS_IN_A_ROW = 10  # and three per slot: so many workers that die without an epoch between them have one cause
 
 
@@ -113,9 +114,6 @@ def started_ray(manifest: Manifest, address: str | None, console: Console) -> It
         yield slots
 
 
-QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-
-
 def _join(address: str) -> None:
     code = {"py_modules": [package.__path__[0] for package in (model, search_spaces, tune)]}
     try:
@@ -137,7 +135,7 @@ def _start(folder: Path) -> None:
                 num_gpus=torch.cuda.device_count(),
                 include_dashboard=False,
                 _temp_dir=str(folder),
-                # Ray itself looks at how large /dev/shm is only
+                # Ray checks how large /dev/shm is, but not whether it can be written
                 _plasma_directory=None if os.access("/dev/shm", os.W_OK) else str(folder),
                 **QUIET,
             )

@@ -19,7 +19,7 @@ from pathlib import Path
 import tyro
 
 from benchmarks.hostile import container, data, files, machine, resume, stops, text
-from benchmarks.hostile.box import Box, Case, Fault, Shelf, Skipped
+from benchmarks.hostile.box import Box, Case, Fault, Shelf, Skipped, kill_below
 
 GROUPS = {"machine": machine, "resume": resume, "stops": stops, "files": files, "text": text, "data": data}
 CASES = [replace(case, name=f"{group}: {case.name}") for group, cases in GROUPS.items() for case in cases.CASES]
@@ -56,6 +56,8 @@ def attempt(case: Case, place: Path, hang_s: float, shelf: Shelf) -> tuple[str, 
         return "FAULT", str(fault)
     except Exception:  # of the case itself: the others go on
         return "FAULT", traceback.format_exc()
+    finally:
+        kill_below(place)  # what a case that failed midway has left running
 
 
 def main(options: Options) -> int:

@@ -248,7 +248,7 @@ class Running:
             time.sleep(0.05)
         if hangs:
             stack = _stack(self._process.pid)
-            _kill(self._box.place)
+            kill_below(self._box.place)
         left = _left_over(self._box.place)
         code = self._process.wait()
         out, err = (file.read_text(encoding="utf-8", errors="replace") for file in self._files)
@@ -324,10 +324,11 @@ def _left_over(place: Path) -> list[str]:
     start_s = time.monotonic()
     while _processes(place) and time.monotonic() - start_s < LEFT_OVER_S:
         time.sleep(0.1)
-    return _kill(place)
+    return kill_below(place)
 
 
-def _kill(place: Path) -> list[str]:
+def kill_below(place: Path) -> list[str]:
+    """End every process that was started in the box at this folder; returns their commands."""
     killed = []
     for pid in _processes(place):
         with suppress(OSError):
